@@ -1,0 +1,168 @@
+"""Every error that a caller can meet, once: HTTP status, stable code, safe text.
+
+    TingdaoError
+    ├── BadRequest        400  the request itself: a field, a language, a format
+    │   ├── UnknownLanguage, UnsupportedOption, MissingFile, TooManyFiles, MalformedUpload, …
+    ├── BadAudio          400/413/422  the recording
+    │   ├── NotAudio, EmptyAudio, BrokenAudio, TooLong, TooLarge
+    ├── NotFound          404
+    │   └── ModelNotFound
+    └── Unavailable       503  ours, not the caller's: try again
+        ├── Overloaded, ModelLoading, EngineFailed
+
+`status` is the HTTP status, `code` the stable name of the error, `number` the same for the native envelope
+(status × 100 + a running number). The message is shown to strangers: it says what happened and what to do next,
+and never carries paths, keys or model output. `api.edge` maps these to responses; nothing else does.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TingdaoError(Exception):
+    """Base of all errors with a text that is safe to show.
+
+    param: the name of the field that is at fault, where there is one.
+    retry_after: seconds after which another try makes sense, where it does.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    number: ClassVar[int] = 50000
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+class BadRequest(TingdaoError):
+    """A field of the request is wrong."""
+
+    status, code, number = 400, "invalid_request", 40000
+
+
+class UnknownField(BadRequest):
+    """A field this endpoint does not know: refused by name, never ignored."""
+
+    code, number = "unknown_field", 40001
+
+
+class MissingFile(BadRequest):
+    """No file part in the upload."""
+
+    code, number = "missing_file", 40002
+
+
+class TooManyFiles(BadRequest):
+    """More than one file part."""
+
+    code, number = "too_many_files", 40003
+
+
+class MalformedUpload(BadRequest):
+    """The multipart body cannot be read."""
+
+    code, number = "malformed_upload", 40004
+
+
+class UnknownLanguage(BadRequest):
+    """Not a language code, or not one that the model knows."""
+
+    code, number = "unknown_language", 40005
+
+
+class UnsupportedOption(BadRequest):
+    """A known option that cannot be honoured here: refused, never ignored."""
+
+    code, number = "unsupported_option", 40006
+
+
+class NotAudio(TingdaoError):
+    """The upload is not a recording in a supported format."""
+
+    status, code, number = 400, "unsupported_audio", 40010
+
+
+class EmptyAudio(TingdaoError):
+    """The upload has no bytes, or a container without a single sample."""
+
+    status, code, number = 400, "empty_audio", 40011
+
+
+class NotAllowed(TingdaoError):
+    """The caller may not do this."""
+
+    status, code, number = 403, "forbidden", 40300
+
+
+class NotFound(TingdaoError):
+    """No such thing."""
+
+    status, code, number = 404, "not_found", 40400
+
+
+class ModelNotFound(NotFound):
+    """No model of this name."""
+
+    code, number = "model_not_found", 40401
+
+
+class TooLarge(TingdaoError):
+    """The body has more bytes than allowed."""
+
+    status, code, number = 413, "too_large", 41300
+
+
+class TooLong(TingdaoError):
+    """The recording is longer than allowed."""
+
+    status, code, number = 413, "too_long", 41301
+
+
+class BrokenAudio(TingdaoError):
+    """A recording of a supported format that cannot be decoded."""
+
+    status, code, number = 422, "broken_audio", 42200
+
+
+class EngineFailed(TingdaoError):
+    """The engine failed on this item."""
+
+    status, code, number = 500, "engine_failed", 50001
+
+
+class Unavailable(TingdaoError):
+    """Not now."""
+
+    status, code, number = 503, "unavailable", 50300
+
+
+class Overloaded(Unavailable):
+    """As much work as allowed is already in flight."""
+
+    code, number = "overloaded", 50301
+
+
+class ModelLoading(Unavailable):
+    """The model is still being loaded."""
+
+    code, number = "model_loading", 50302
+
+
+class ModelUnavailable(Unavailable):
+    """The model could not be loaded; the operator finds the reason in the log."""
+
+    code, number = "model_unavailable", 50303
+
+
+class StorageFull(TingdaoError):
+    """No room left on disk for temporary files."""
+
+    status, code, number = 507, "storage_full", 50700
+
+
+class SetupError(Exception):
+    """Something the operator must mend before the service can run; the message says what to type."""

@@ -1,0 +1,185 @@
+"""Every option of the service, once: name, type, default and help text.
+
+Values come from, strongest first: command-line flags, environment variables (`TINGDAO_<SECTION>_<OPTION>`, such as
+`TINGDAO_SERVER_PORT`), the file `tingdao.toml` (in the working folder, or where `TINGDAO_CONFIG` points), and the
+defaults below. Unknown names are errors. Only `app` and `cli` build `Settings`; every other part is handed its section.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from tingdao.errors import SetupError
+
+ENV_PREFIX = "TINGDAO_"
+CONFIG_VARIABLE = "TINGDAO_CONFIG"
+MIB = 1024 * 1024
+
+
+class Section(BaseModel):
+    """One table of `tingdao.toml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(Section):
+    """`[server]`: the HTTP side."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Only loopback is safe without keys.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    max_upload_mib: int = Field(1024, ge=1, description="Largest request body, in MiB.")
+    max_in_flight: int = Field(64, ge=1, description="Transcriptions worked on or waiting at once; more get 503.")
+    receive_timeout_s: float = Field(
+        30.0, gt=0, description="Longest wait for the next bytes of an upload, in seconds."
+    )
+    drain_timeout_s: float = Field(
+        25.0, gt=0, description="How long running requests may finish after a stop signal, in seconds."
+    )
+
+
+class AudioSettings(Section):
+    """`[audio]`: decoding and cutting into clips."""
+
+    max_duration_s: float = Field(43_200.0, gt=0, description="Longest recording accepted, in seconds.")
+    decoders: int = Field(
+        default_factory=lambda: max(2, os.cpu_count() or 2),
+        ge=1,
+        description="Recordings decoded at once, each in a process of its own. Default: the number of cores, at least 2.",
+    )
+    decode_timeout_s: float = Field(
+        900.0, gt=0, description="Longest that decoding one recording may take, in seconds of wall clock."
+    )
+    decode_stall_s: float = Field(
+        10.0, gt=0, description="A decoder that gives no audio for this long is ended, in seconds."
+    )
+    decode_memory_mib: int = Field(
+        512, ge=64, description="Memory that one decoder may use beyond its start, in MiB."
+    )
+    reserve_mib: int = Field(512, ge=0, description="Disk space always left free for others, in MiB.")
+    speech_threshold: float = Field(
+        0.5, gt=0, lt=1, description="Speech probability from which on a moment counts as speech."
+    )
+    clip_limit_s: float = Field(
+        30.0, ge=5, le=1200, description="Longest clip, in seconds, where the model allows that much."
+    )
+
+
+class EmbeddedSettings(Section):
+    """`[embedded]`: Whisper base, the stand-in until Qwen3-ASR is set up."""
+
+    path: Path | None = Field(None, description="Folder with the weights; first place looked at.")
+    beam_size: int = Field(5, ge=1, le=10, description="Beams of the search: more is slower and a little better.")
+    workers: int = Field(
+        2, ge=1, le=64, description="Clips recognised side by side; the cores are shared between them."
+    )
+
+
+class Settings(BaseSettings):
+    """All sections. Build it with `load`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="forbid",
+        frozen=True,
+        env_ignore_empty=True,
+    )
+    config_file: ClassVar[Path] = Path("tingdao.toml")
+
+    state_dir: Path = Field(
+        Path(".tingdao"), description="The one folder for everything kept: models, jobs, keys, temporary files."
+    )
+    model: str = Field(
+        "auto",
+        description="Model that serves by default: a name, or `auto` for the best one found on this machine.",
+    )
+    aliases: dict[str, str] = Field(
+        default_factory=lambda: {
+            "whisper-1": "default",
+            "gpt-4o-transcribe": "default",
+            "gpt-4o-mini-transcribe": "default",
+        },
+        description="Model names of other services, and what they mean here; `default` is the default model.",
+    )
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."
+    )
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    audio: AudioSettings = Field(default_factory=AudioSettings)
+    embedded: EmbeddedSettings = Field(default_factory=EmbeddedSettings)
+
+    @property
+    def temporary_dir(self) -> Path:
+        """Where uploads and decoded audio live while they are worked on."""
+        return self.state_dir / "tmp"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where downloaded and assembled models are kept."""
+        return self.state_dir / "models"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, cls.config_file)
+
+
+def load(**flags: Any) -> Settings:  # noqa: ANN401  flags of any type; pydantic checks them
+    """Read flags, environment and file.
+
+    flags: top-level options, and sections as dicts of the options that were given.
+    Raises SetupError that names the option at fault.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    file = Path(named or "tingdao.toml")
+    if named and not file.is_file():
+        raise SetupError(f"{CONFIG_VARIABLE} points to {file}, which is not a file.")
+
+    class FromFile(Settings):
+        config_file = file
+
+    try:
+        settings = FromFile(**flags)
+    except ValidationError as error:
+        raise SetupError(_explain(error)) from None
+    except ValueError as error:  # a file that is not TOML, an environment variable that is not JSON
+        raise SetupError(f"Settings cannot be read: {error}") from None
+    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in variables())
+    if unknown:
+        raise SetupError(f"Unknown setting in the environment: {', '.join(unknown)}. See docs/settings.md.")
+    return settings
+
+
+def variables() -> set[str]:
+    """Names of all environment variables that mean something."""
+    names = {CONFIG_VARIABLE}
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            names |= {f"{ENV_PREFIX}{name}_{option}".upper() for option in section.model_fields}
+        else:
+            names.add(f"{ENV_PREFIX}{name}".upper())
+    return names
+
+
+def _explain(error: ValidationError) -> str:
+    lines = [f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+    return "These settings are wrong:\n" + "\n".join(lines) + "\nSee docs/settings.md for what each one takes."

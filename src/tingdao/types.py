@@ -1,0 +1,152 @@
+"""The nouns that every part of the service shares.
+
+A recording is cut into clips; an engine turns a clip and an `Ask` into a `Recognition`; the pipeline turns
+recognitions into `Segment`s of the recording's own time; all segments together are a `Transcript`.
+
+All times are seconds, as float. All audio is mono at `SAMPLE_RATE`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SAMPLE_RATE = 16_000
+"""Hz. Everything behind the decoder is mono at this rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A piece of a recording that is short enough for an engine.
+
+    samples: float32, shape (n,), in [-1, 1], mono at `SAMPLE_RATE`.
+    start: where the clip begins in the recording, in seconds.
+    """
+
+    samples: NDArray[np.float32]
+    start: float = 0.0
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller asks of one transcription.
+
+    language: ISO 639 code of the only language spoken, or None to detect it.
+    context: free text that helps the model: names, topic, earlier text.
+    words: whether every segment must carry words with times.
+    """
+
+    language: str | None = None
+    context: str = ""
+    words: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word (a character, in Chinese) with its start and end in seconds."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How sure an engine was of a segment, in the terms of OpenAI's `verbose_json`.
+
+    Only engines that really measure these give them.
+    """
+
+    tokens: tuple[int, ...]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of speech with its text; `start` and `end` are seconds.
+
+    flags: what was repaired or is doubtful here, by the names in `pipeline.repair`.
+    """
+
+    text: str
+    start: float
+    end: float
+    language: str | None = None
+    words: tuple[Word, ...] | None = None
+    flags: tuple[str, ...] = ()
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of the model that ran, counted by its own tokenizer."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a transcription has come, in seconds of the recording.
+
+    total: the real duration once decoding is through; until then what has been decoded so far.
+    """
+
+    done: float
+    total: float
+    decoded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The whole result.
+
+    language: the language of most of the speech, or None when there was no speech.
+    duration: of the recording, in seconds, as decoded.
+    model: the name of the model that ran.
+    """
+
+    segments: tuple[Segment, ...]
+    language: str | None
+    duration: float
+    model: str
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def text(self) -> str:
+        """All segments joined as the language's script asks: with spaces, or without in Chinese and Japanese."""
+        return join_texts([(segment.text, segment.language or self.language) for segment in self.segments])
+
+
+UNSPACED_LANGUAGES = frozenset({"zh", "yue", "ja", "th", "my", "lo", "km"})
+"""Languages written without spaces between words or sentences."""
+
+
+def join_texts(parts: list[tuple[str, str | None]]) -> str:
+    """Join (text, language) pairs; a space goes between two parts unless either side is unspaced script."""
+    joined, before = "", None
+    for text, language in parts:
+        text = text.strip()
+        if not text:
+            continue
+        spaced = joined and before not in UNSPACED_LANGUAGES and language not in UNSPACED_LANGUAGES
+        joined += f" {text}" if spaced else text
+        before = language
+    return joined
