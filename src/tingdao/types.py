@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tingdao.languages import UNSPACED
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -63,9 +65,10 @@ class Word:
 class Evidence:
     """How sure an engine was of a segment, in the terms of OpenAI's `verbose_json`.
 
-    Only engines that really measure these give them.
+    Only engines that really measure these give them. `seek` is where the model's window began, in frames of 10 ms.
     """
 
+    seek: int
     tokens: tuple[int, ...]
     temperature: float
     avg_logprob: float
@@ -135,10 +138,6 @@ class Transcript:
         return join_texts([(segment.text, segment.language or self.language) for segment in self.segments])
 
 
-UNSPACED_LANGUAGES = frozenset({"zh", "yue", "ja", "th", "my", "lo", "km"})
-"""Languages written without spaces between words or sentences."""
-
-
 def join_texts(parts: list[tuple[str, str | None]]) -> str:
     """Join (text, language) pairs; a space goes between two parts unless either side is unspaced script."""
     joined, before = "", None
@@ -146,7 +145,7 @@ def join_texts(parts: list[tuple[str, str | None]]) -> str:
         text = text.strip()
         if not text:
             continue
-        spaced = joined and before not in UNSPACED_LANGUAGES and language not in UNSPACED_LANGUAGES
+        spaced = joined and before not in UNSPACED and language not in UNSPACED
         joined += f" {text}" if spaced else text
         before = language
     return joined

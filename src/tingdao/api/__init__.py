@@ -1,0 +1,1 @@
+"""The HTTP side: dialects in and out. No recognition logic."""

@@ -1,0 +1,221 @@
+"""The edge of the service: what happens to every request before and after its dialect.
+
+    request ─► id ─► admission ─► body limits ─► dialect ─► error → response ─► log, metrics
+
+`Edge` is plain ASGI middleware around the whole application. It bounds what a client may send (bytes, and time
+between bytes), bounds how much work is in flight, and cancels the work when the client leaves. `answer` is the only
+place that turns an error into a response, in the shape of the dialect that the path belongs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tingdao.errors import Overloaded, TingdaoError, TooLarge, UploadTimeout
+from tingdao.observe import Metrics, request_id
+from tingdao.settings import MIB, ServerSettings
+
+log = logging.getLogger("tingdao.access")
+
+NATIVE_PREFIX = "/api/"
+ID_HEADER = b"x-request-id"
+SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+# On every response. Scripts and styles come from this service only; `blob:` is the page playing the chosen file.
+SECURITY_HEADERS = [
+    (b"content-security-policy", b"default-src 'self'; media-src 'self' blob:; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+# A refused upload is read on for a moment: a client that is still sending would otherwise see a reset connection
+# in place of the answer.
+LINGER_BYTES = 64 * MIB
+LINGER_SECONDS = 2.0
+
+
+def answer(error: TingdaoError, path: str) -> JSONResponse:
+    """The response to an error, in the shape of the dialect that `path` belongs to."""
+    if path.startswith(NATIVE_PREFIX):
+        body: dict[str, object] = {
+            "code": error.number,
+            "message": error.message,
+            "error": error.code,
+            "param": error.param,
+            "data": None,
+        }
+    else:
+        kind = "invalid_request_error" if error.status < 500 else "server_error"
+        body = {
+            "error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+        }
+    headers = {"x-error-code": error.code}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request and its response, as the edge sees them."""
+
+    id: str
+    began: float = field(default_factory=time.monotonic)
+    received: int = 0
+    body_done: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    answered: bool = False
+    status: int = 499  # what is logged when the client leaves before there is one
+    error: str | None = None
+
+
+class Edge:
+    """The middleware around `app`, the application with all dialects."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(_request_id(scope))
+        request_id.set(exchange.id)
+
+        async def watched_send(message: Message) -> None:
+            _note_response(exchange, message)
+            await send(message)
+
+        async def watched_receive() -> Message:
+            return await self._receive(exchange, receive)
+
+        try:
+            if scope["method"] != "POST":
+                await self._app(scope, watched_receive, watched_send)
+            elif self._in_flight >= self._settings.max_in_flight:
+                refusal = Overloaded("As many requests as allowed are in work already. Try again soon.", retry_after=5)
+                await answer(refusal, scope["path"])(scope, receive, watched_send)
+            else:
+                await self._work(exchange, scope, receive, watched_receive, watched_send)
+        except Exception:
+            # The application has answered with an error already; it comes up here to be logged, once.
+            logging.getLogger(__name__).exception("unexpected error")
+        finally:
+            self._record(scope, exchange)
+
+    async def _work(
+        self, exchange: _Exchange, scope: Scope, receive: Receive, watched_receive: Receive, send: Send
+    ) -> None:
+        """Run the application, counted as in flight, and cancel it when the client leaves."""
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        work = asyncio.ensure_future(self._app(scope, watched_receive, send))
+        watch = asyncio.ensure_future(_wait_for_leaving(exchange, receive))
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not exchange.answered:
+                work.cancel()
+            await asyncio.wait({work})
+            if not work.cancelled() and (error := work.exception()):
+                raise error
+        finally:
+            watch.cancel()
+            work.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
+            self._in_flight -= 1
+            self._metrics.in_flight.set(self._in_flight)
+
+    async def _receive(self, exchange: _Exchange, receive: Receive) -> Message:
+        """The next part of the body, within the limits. Raises TooLarge, UploadTimeout."""
+        if exchange.body_done.is_set():
+            await exchange.left.wait()
+            return {"type": "http.disconnect"}
+        try:
+            async with asyncio.timeout(self._settings.receive_timeout_s):
+                message = await receive()
+        except TimeoutError:
+            exchange.body_done.set()
+            raise UploadTimeout(
+                f"No data came for {self._settings.receive_timeout_s:g} s. Send the recording again."
+            ) from None
+        if message["type"] == "http.disconnect":
+            exchange.left.set()
+            return message
+        exchange.received += len(message.get("body", b""))
+        if exchange.received > self._settings.max_upload_mib * MIB:
+            await _linger(receive, message)
+            exchange.body_done.set()
+            raise TooLarge(
+                f"The request is larger than {self._settings.max_upload_mib} MiB. Send a compressed format "
+                "(Opus, MP3, M4A), or cut the recording."
+            )
+        if not message.get("more_body", False):
+            exchange.body_done.set()
+        return message
+
+    def _record(self, scope: Scope, exchange: _Exchange) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        seconds = time.monotonic() - exchange.began
+        self._metrics.requests.labels(route, str(exchange.status)).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        if exchange.error:
+            self._metrics.refusals.labels(exchange.error).inc()
+        log.info(
+            "request",
+            extra={
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": exchange.status,
+                "error": exchange.error,
+                "body_bytes": exchange.received,
+                "total_ms": round(seconds * 1000, 1),
+            },
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    """The id the client gave, when it is harmless, else a new one."""
+    given = dict(scope["headers"]).get(ID_HEADER, b"")
+    return given.decode() if SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _note_response(exchange: _Exchange, message: Message) -> None:
+    if message["type"] == "http.response.start":
+        exchange.status = message["status"]
+        identity = (ID_HEADER, exchange.id.encode())
+        message["headers"] = [*message.get("headers", []), identity, *SECURITY_HEADERS]
+        exchange.error = dict(message["headers"]).get(b"x-error-code", b"").decode() or None
+    elif message["type"] == "http.response.body" and not message.get("more_body", False):
+        exchange.answered = True
+
+
+async def _wait_for_leaving(exchange: _Exchange, receive: Receive) -> None:
+    """Return when the client has left; only one party may read, so this begins where the body ends."""
+    await exchange.body_done.wait()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    exchange.left.set()
+
+
+async def _linger(receive: Receive, message: Message) -> None:
+    """Read and drop what a client still sends, for a bounded time and number of bytes."""
+    dropped = 0
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            while message.get("more_body", False) and dropped < LINGER_BYTES:
+                message = await receive()
+                dropped += len(message.get("body", b""))
+    except TimeoutError:
+        return

@@ -1,0 +1,125 @@
+"""The composition root: builds everything from Settings, owns start and stop. Nothing else builds anything."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+import tingdao
+from tingdao.api import native, openai
+from tingdao.api.edge import Edge, answer
+from tingdao.audio.decode import Decoder
+from tingdao.audio.speech import SpeechDetector
+from tingdao.engines import weights
+from tingdao.engines.base import Engine
+from tingdao.engines.registry import Offer, Registry
+from tingdao.errors import BadRequest, MethodNotAllowed, NotFound, SetupError, TingdaoError
+from tingdao.observe import Metrics
+from tingdao.pipeline.service import Service
+from tingdao.pipeline.transcribe import Transcriber
+from tingdao.settings import Settings
+
+PAGE = Path(__file__).parent / "web"
+
+def build(settings: Settings) -> Service:
+    """The service behind the doors. Raises SetupError."""
+    prepare_state(settings)
+    decoder = Decoder(settings.audio, settings.temporary_dir)
+    return Service(
+        registry=Registry(offers(settings), settings.aliases),
+        decoder=decoder,
+        transcriber=Transcriber(decoder, SpeechDetector(settings.audio), settings.audio.clip_limit_s),
+        metrics=Metrics(),
+    )
+
+
+def prepare_state(settings: Settings) -> None:
+    """Make the state folder, and let every temporary file of this process live in it. Raises SetupError."""
+    try:
+        settings.temporary_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"The state folder {settings.state_dir} cannot be written ({error.strerror}). "
+            "Set TINGDAO_STATE_DIR to a folder that can."
+        ) from None
+    tempfile.tempdir = str(settings.temporary_dir)
+
+
+def offers(settings: Settings) -> list[Offer]:
+    """The models that can be served, the default one first. Raises SetupError when the default is none of them."""
+    embedded = weights.WHISPER_BASE
+
+    def load_embedded() -> Engine:
+        from tingdao.engines.whisper import WhisperEngine
+
+        folder = weights.find(embedded, settings.models_dir, settings.embedded.path)
+        return WhisperEngine.load(folder, embedded.name, settings.embedded)
+
+    known = [Offer(embedded.name, load_embedded)]
+    if settings.model == "auto":
+        return known
+    chosen = [offer for offer in known if offer.name == settings.model]
+    if not chosen:
+        raise SetupError(
+            f"There is no model {settings.model!r}. Models: auto, {', '.join(offer.name for offer in known)}."
+        )
+    return chosen + [offer for offer in known if offer not in chosen]
+
+
+def create_app(settings: Settings, service: Service) -> ASGIApp:
+    """The ASGI application around a service; it starts and stops the service with itself."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    api = FastAPI(
+        title="Tingdao",
+        version=tingdao.__version__,
+        summary="The speech service for Qwen3-ASR: a recording in, the right transcript out.",
+        lifespan=lifespan,
+        # The interactive pages load scripts from elsewhere; nothing here does.
+        docs_url=None,
+        redoc_url=None,
+    )
+    api.include_router(native.router(service))
+    api.include_router(openai.router(service))
+
+    @api.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @api.exception_handler(TingdaoError)
+    async def on_error(request: Request, error: TingdaoError) -> Response:
+        return answer(error, request.url.path)
+
+    @api.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        return answer(_from_framework(error, request), request.url.path)
+
+    @api.exception_handler(Exception)
+    async def on_unexpected(request: Request, _: Exception) -> Response:
+        sorry = TingdaoError("Something went wrong here, not with your request. The log has it under the request's id.")
+        return answer(sorry, request.url.path)
+
+    api.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    return Edge(api, settings.server, service.metrics)
+
+
+def _from_framework(error: HTTPException, request: Request) -> TingdaoError:
+    if error.status_code == 404:
+        return NotFound(f"There is nothing at {request.url.path[:200]}. The paths are in /openapi.json.")
+    if error.status_code == 405:
+        return MethodNotAllowed(f"{request.method} is not possible at {request.url.path[:200]}.")
+    return BadRequest(str(error.detail))

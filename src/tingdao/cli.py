@@ -1,0 +1,216 @@
+"""The command line: serve · transcribe · download · check.
+
+Everything heavy is imported inside the command that needs it, so that `tingdao --help` answers at once.
+Exit codes: 0 all done, 1 some recordings failed, 2 wrong usage or set-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
+
+import click
+
+import tingdao
+from tingdao.errors import SetupError, TingdaoError
+
+if TYPE_CHECKING:
+    from tingdao.pipeline.service import Service
+    from tingdao.settings import Settings
+    from tingdao.types import Options, Transcript
+
+FORMATS = ("txt", "srt", "vtt", "json", "tsv")
+DOWNLOADS = ("whisper-base",)
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(tingdao.__version__, prog_name="tingdao")
+def main() -> None:
+    """Tingdao (听到): a recording in, the right transcript out."""
+
+
+def _settings(**flags: Any) -> Settings:  # noqa: ANN401  flags of any type
+    """Settings with the flags that were really given."""
+    from tingdao import settings
+
+    given = {name: value for name, value in flags.items() if value not in (None, {})}
+    try:
+        return settings.load(**given)
+    except SetupError as error:
+        _stop(error)
+
+
+def _stop(error: Exception) -> NoReturn:
+    click.echo(f"tingdao: {error}", err=True)
+    sys.exit(2)
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 8000]")
+@click.option("--model", help="Model that serves by default.  [default: auto]")
+def serve(host: str | None, port: int | None, model: str | None) -> None:
+    """Serve the API and the page."""
+    from tingdao import server
+
+    server_flags = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = _settings(model=model, server=server_flags)
+    try:
+        server.serve(settings)
+    except SetupError as error:
+        _stop(error)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.option("--format", "-f", "format_", type=click.Choice(FORMATS), default="txt", show_default=True)
+@click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
+@click.option("--language", "-l", help="ISO code of the language spoken, such as zh; else it is detected.")
+@click.option("--prompt", default="", help="Text that helps the model: names, terms, topic.")
+@click.option("--model", help="Model to use.  [default: auto]")
+def transcribe(
+    files: tuple[str, ...], format_: str, output: Path | None, language: str | None, prompt: str, model: str | None
+) -> None:
+    """Transcribe recordings; `-` reads one from standard input.
+
+    One recording is printed; with -o each is written to the folder under its own name.
+    """
+    from tingdao import app, observe
+    from tingdao.pipeline.subtitles import WRITERS
+    from tingdao.types import Options
+
+    settings = _settings(model=model)
+    observe.configure_logging("error")
+    writer = WRITERS[format_]
+    options = Options(language=language, context=prompt)
+    try:
+        service = app.build(settings)
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+        failed = asyncio.run(_transcribe_all(service, files, options, writer, format_, output))
+    except SetupError as error:
+        _stop(error)
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    sys.exit(1 if failed else 0)
+
+
+async def _transcribe_all(
+    service: Service,
+    files: tuple[str, ...],
+    options: Options,
+    writer: Callable[[Transcript], str],
+    format_: str,
+    output: Path | None,
+) -> int:
+    """Transcribe one file after the other; how many failed."""
+    failed = 0
+    await service.start()
+    try:
+        for name in files:
+            try:
+                with _open(name) as source:
+                    transcript = await _with_progress(service, source, name, options)
+            except TingdaoError as error:
+                reason = service.registry.state().reason
+                click.echo(f"{name}: {reason or error.message}", err=True)
+                failed += 1
+                continue
+            except OSError as error:
+                click.echo(f"{name}: {error.strerror}", err=True)
+                failed += 1
+                continue
+            text = writer(transcript)
+            if output is None:
+                if len(files) > 1:
+                    click.echo(f"# {name}")
+                click.echo(text, nl=not text.endswith("\n"))
+            else:
+                stem = "stdin" if name == "-" else Path(name).stem
+                target = output / f"{stem}.{format_}"
+                target.write_text(text, encoding="utf-8")
+                click.echo(f"{name} → {target}", err=True)
+    finally:
+        await service.close()
+    return failed
+
+
+def _open(name: str) -> BinaryIO:
+    """A recording as a file with a descriptor; standard input is copied, since decoders seek."""
+    if name != "-":
+        return Path(name).open("rb")
+    copy = tempfile.TemporaryFile()
+    while block := sys.stdin.buffer.read(1024 * 1024):
+        copy.write(block)
+    copy.seek(0)
+    return cast("BinaryIO", copy)
+
+
+async def _with_progress(service: Service, source: BinaryIO, name: str, options: Options) -> Transcript:
+    """Transcribe one recording with a bar in seconds of audio."""
+    from tqdm import tqdm
+
+    from tingdao.types import Progress, Transcript
+
+    with tqdm(
+        desc=Path(name).name[:30],
+        unit="s",
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{postfix}, {remaining} left]",
+        postfix="loading",
+        total=1,
+        disable=None,
+        leave=False,
+    ) as bar:
+        # tqdm's own way to show the speed: as a multiple of real time.
+        async with aclosing(service.run(source, None, options)) as events:
+            async for event in events:
+                if isinstance(event, Transcript):
+                    return event
+                if isinstance(event, Progress):
+                    bar.total = max(event.total, event.done, 1)
+                    bar.set_postfix_str(f"{event.done / max(bar.format_dict['elapsed'], 1e-3):.1f} × real time", refresh=False)
+                    bar.update(event.done - bar.n)
+                    bar.refresh()
+    raise AssertionError("the pipeline ended without a transcript")
+
+
+@main.command()
+@click.argument("name", type=click.Choice(DOWNLOADS))
+@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
+def download(name: str, to: Path | None) -> None:
+    """Fetch a model from its hub, with progress, and verify it."""
+    from tingdao.engines import weights
+
+    settings = _settings()
+    release = {release.name: release for release in (weights.WHISPER_BASE,)}[name]
+    try:
+        folder = weights.download(release, to or settings.models_dir / name)
+    except SetupError as error:
+        _stop(error)
+    click.echo(f"{name} is in {folder}, and every file is the published one.")
+
+
+@main.command()
+def check() -> None:
+    """Say what was found, which model would serve, and what to do next."""
+    from tingdao import checkup
+
+    settings = _settings()
+    findings = checkup.examine(settings)
+    for finding in findings:
+        click.echo(f"{'✓' if finding.good else '✗'} {finding.what}")
+        if finding.advice:
+            click.echo(f"    → {finding.advice}")
+    sys.exit(0 if all(finding.good or not finding.fatal for finding in findings) else 2)
+
+
+if __name__ == "__main__":
+    main()

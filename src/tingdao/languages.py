@@ -1,0 +1,67 @@
+"""Languages by ISO 639 code, and how people write them in requests."""
+
+from __future__ import annotations
+
+from tingdao.errors import UnknownLanguage
+
+NAMES: dict[str, str] = {
+    "ar": "Arabic",
+    "yue": "Cantonese",
+    "zh": "Chinese",
+    "cs": "Czech",
+    "da": "Danish",
+    "nl": "Dutch",
+    "en": "English",
+    "fil": "Filipino",
+    "fi": "Finnish",
+    "fr": "French",
+    "de": "German",
+    "el": "Greek",
+    "hi": "Hindi",
+    "hu": "Hungarian",
+    "id": "Indonesian",
+    "it": "Italian",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "mk": "Macedonian",
+    "ms": "Malay",
+    "fa": "Persian",
+    "pl": "Polish",
+    "pt": "Portuguese",
+    "ro": "Romanian",
+    "ru": "Russian",
+    "es": "Spanish",
+    "sv": "Swedish",
+    "th": "Thai",
+    "tr": "Turkish",
+    "vi": "Vietnamese",
+}
+"""The languages of Qwen3-ASR by the names that it writes (source: transformers' `qwen3_asr` processor)."""
+
+UNSPACED = frozenset({"zh", "yue", "ja", "th", "my", "lo", "km"})
+"""Languages written without spaces between words or sentences."""
+
+_BY_NAME = {name.lower(): code for code, name in NAMES.items()}
+# Region tags that mean another language than their first part says, and codes that have a shorter twin.
+_SPECIAL = {"zh-hk": "yue", "zh-yue": "yue", "cmn": "zh", "auto": None, "": None}
+
+
+def parse(text: str | None, known: frozenset[str]) -> str | None:
+    """ISO code of a language as a client writes it: `zh`, `zh-CN`, `Chinese`; `auto`, empty or None is None.
+
+    known: the codes that the model recognises. Raises UnknownLanguage.
+    """
+    if text is None:
+        return None
+    wanted = text.strip().lower().replace("_", "-")
+    if wanted in _SPECIAL:
+        code = _SPECIAL[wanted]
+    else:
+        code = _BY_NAME.get(wanted) or wanted.split("-")[0]
+    if code is not None and code not in known:
+        raise UnknownLanguage(
+            f"Language {text[:40]!r} is not one this model recognises. Leave it out to have it detected, "
+            f"or use one of: {', '.join(sorted(known))}.",
+            param="language",
+        )
+    return code

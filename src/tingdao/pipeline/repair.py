@@ -1,0 +1,53 @@
+"""Repairs of what a model wrote. Every repair leaves a flag on its segment.
+
+Models sometimes fall into a loop and write the same phrase until their budget ends. What is said twice or three
+times is speech; what stands there `LOOP_TIMES` times in a row is a loop, and is collapsed to one.
+"""
+
+from __future__ import annotations
+
+LOOPED = "looped"
+"""The model repeated itself; the repeats were collapsed."""
+
+LOOP_TIMES = 8
+LONGEST_PHRASE = 60
+
+
+def collapse_loops(text: str) -> tuple[str, bool]:
+    """The text with every run of `LOOP_TIMES` or more equal phrases cut to one, and whether there was one.
+
+    A phrase is any 1 to 60 characters. Runs of one repeated digit, mark or letter ("10000000000", "-----") count as
+    well only past 3 × as many, since they can be meant.
+    """
+    out, position, looped = [], 0, False
+    while position < len(text):
+        length, times = _run(text, position)
+        if times:
+            phrase = text[position : position + length]
+            out.append(phrase)
+            position += length * times
+            # What is left of the phrase where the budget cut it off belongs to the loop.
+            rest = text[position:]
+            if phrase.startswith(rest):
+                position = len(text)
+            looped = True
+        else:
+            out.append(text[position])
+            position += 1
+    return "".join(out).strip(), looped
+
+
+def _run(text: str, start: int) -> tuple[int, int]:
+    """Length of the shortest phrase that loops from `start` on, and how often; (0, 0) when none does."""
+    for length in range(1, min(LONGEST_PHRASE, (len(text) - start) // LOOP_TIMES) + 1):
+        phrase = text[start : start + length]
+        # One compare of the second copy rules nearly every length out.
+        if not text.startswith(phrase, start + length):
+            continue
+        times = 2
+        while text.startswith(phrase, start + times * length):
+            times += 1
+        needed = LOOP_TIMES if len(set(phrase.strip())) > 1 else 3 * LOOP_TIMES
+        if times >= needed:
+            return length, times
+    return 0, 0

@@ -1,0 +1,150 @@
+"""A recording in, a transcript out.
+
+    source ─ Decoder ─► Spool (16 kHz, on disk) ─ clips() ─► ClipSpan ─ engine.recognise ─► repair ─► Segment
+
+The stages run at once: the first clip is recognised while the rest is still being decoded, and several clips of
+one recording are recognised side by side. Segments come out in the order of the recording. Only the clips in work
+are held in memory, so it does not grow with the recording.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from tingdao.audio.decode import Decoder
+from tingdao.audio.speech import ClipSpan, SpeechDetector, clips
+from tingdao.audio.spool import Spool
+from tingdao.engines.base import Ask, Engine, Recognition
+from tingdao.errors import UnsupportedOption
+from tingdao.pipeline.repair import LOOPED, collapse_loops
+from tingdao.types import (
+    SAMPLE_RATE,
+    Clip,
+    Evidence,
+    Options,
+    Progress,
+    Segment,
+    Transcript,
+    Usage,
+    Word,
+)
+
+FRAMES_PER_SECOND = 100  # of `Evidence.seek`
+
+
+@dataclass(frozen=True, slots=True)
+class Transcriber:
+    """The pipeline with what it needs; one per service.
+
+    clip_limit: the longest clip in seconds, where the engine allows that much.
+    """
+
+    decoder: Decoder
+    detector: SpeechDetector
+    clip_limit: float
+
+    async def run(
+        self, source: BinaryIO, engine: Engine, options: Options
+    ) -> AsyncIterator[Progress | Segment | Transcript]:
+        """Transcribe a recording; the last item is the whole `Transcript`.
+
+        source: an open file with a descriptor, in any supported format.
+        Closing the iterator stops the decoder and frees the engine.
+        Raises a TingdaoError for what is wrong with the recording or the options.
+        """
+        ask = _ask(engine, options)
+        segments: list[Segment] = []
+        usage = Usage()
+        at_work: deque[tuple[ClipSpan, asyncio.Task[Recognition]]] = deque()
+        limit = min(self.clip_limit, engine.card.clip_limit)
+        try:
+            async with (
+                self.decoder.open(source) as spool,
+                aclosing(clips(spool, self.detector, limit)) as spans,
+            ):
+                more = True
+                while more or at_work:
+                    # One clip more than the engine works on, so that it never waits for us.
+                    if more and len(at_work) <= engine.card.width:
+                        span = await anext(spans, None)
+                        if span is None:
+                            more = False
+                        else:
+                            at_work.append((span, asyncio.create_task(_recognise(spool, span, engine, ask))))
+                        continue
+                    span, task = at_work[0]
+                    recognition = await task
+                    at_work.popleft()
+                    usage += recognition.usage
+                    for segment in _segments(span, recognition):
+                        segments.append(segment)
+                        yield segment
+                    yield Progress(span.end / SAMPLE_RATE, spool.duration, decoded=spool.complete)
+                duration = spool.duration
+        finally:
+            for _, task in at_work:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
+        yield Progress(duration, duration, decoded=True)
+        yield Transcript(tuple(segments), _main_language(segments), duration, engine.card.name, usage)
+
+
+def _ask(engine: Engine, options: Options) -> Ask:
+    """The engine's part of the options. Raises UnsupportedOption for what this engine cannot do."""
+    for wanted, ability, param in (
+        (options.words, "words", "words"),
+        (options.context, "context", "prompt"),
+        (options.language, "force_language", "language"),
+    ):
+        if wanted and ability not in engine.card.can:
+            raise UnsupportedOption(
+                f"The model {engine.card.name!r} cannot honour {param!r}. Leave it out, or choose another model.",
+                param=param,
+            )
+    return Ask(language=options.language, context=options.context, words=options.words)
+
+
+async def _recognise(spool: Spool, span: ClipSpan, engine: Engine, ask: Ask) -> Recognition:
+    samples = await asyncio.to_thread(spool.read, span.start, span.end)
+    return await engine.recognise(Clip(samples, span.start / SAMPLE_RATE), ask)
+
+
+def _segments(span: ClipSpan, recognition: Recognition) -> list[Segment]:
+    """What was heard in a clip, in the recording's own time, repaired; without text, nothing."""
+    offset = span.start / SAMPLE_RATE
+    if recognition.segments:
+        heard = [_shifted(segment, offset) for segment in recognition.segments]
+    else:
+        # The engine knows no times: the speech that the detector saw in the clip bounds the text.
+        start, end = span.speech[0].start / SAMPLE_RATE, span.speech[-1].end / SAMPLE_RATE
+        heard = [Segment(recognition.text, start, end, recognition.language)]
+    return [repaired for segment in heard if (repaired := _repaired(segment)).text]
+
+
+def _shifted(segment: Segment, offset: float) -> Segment:
+    words = segment.words and tuple(Word(w.text, w.start + offset, w.end + offset) for w in segment.words)
+    evidence: Evidence | None = segment.evidence
+    if evidence is not None:
+        evidence = replace(evidence, seek=evidence.seek + round(offset * FRAMES_PER_SECOND))
+    return replace(
+        segment, start=segment.start + offset, end=segment.end + offset, words=words, evidence=evidence
+    )
+
+
+def _repaired(segment: Segment) -> Segment:
+    text, looped = collapse_loops(segment.text)
+    return replace(segment, text=text, flags=(*segment.flags, LOOPED)) if looped else segment
+
+
+def _main_language(segments: list[Segment]) -> str | None:
+    """The language that most of the speech is in, by time."""
+    seconds: Counter[str] = Counter()
+    for segment in segments:
+        if segment.language:
+            seconds[segment.language] += segment.end - segment.start  # type: ignore[assignment]  seconds, not a count
+    return seconds.most_common(1)[0][0] if seconds else None

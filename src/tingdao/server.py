@@ -1,0 +1,52 @@
+"""Runs the application under uvicorn: address, greeting, graceful stop."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import uvicorn
+
+from tingdao import app, observe
+from tingdao.errors import SetupError
+from tingdao.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; running requests may finish within `drain_timeout_s`. Raises SetupError."""
+    observe.configure_logging(settings.log_level)
+    service = app.build(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app.create_app(settings, service),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=round(settings.server.drain_timeout_s),
+            lifespan="on",
+        )
+    )
+    listener = _listen(settings.server.host, settings.server.port)
+    host, port = listener.getsockname()[:2]
+    log.info(
+        "serving",
+        extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}/", "model": service.registry.default},
+    )
+    server.run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket; with port 0 on a free one. Raises SetupError when the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise SetupError(
+            f"Cannot listen on {host}:{port} ({error.strerror}). Choose another with --host and --port."
+        ) from None
+    return listener
