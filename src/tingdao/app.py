@@ -28,6 +28,7 @@ from tingdao.settings import Settings
 
 PAGE = Path(__file__).parent / "web"
 
+
 def build(settings: Settings) -> Service:
     """The service behind the doors. Raises SetupError."""
     prepare_state(settings)

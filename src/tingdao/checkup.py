@@ -26,11 +26,7 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything the service needs, without starting it."""
-    findings = [
-        Finding(
-            f"Tingdao {tingdao.__version__} on Python {sys.version.split()[0]}, {os.cpu_count()} cores"
-        )
-    ]
+    findings = [Finding(f"Tingdao {tingdao.__version__} on Python {sys.version.split()[0]}, {os.cpu_count()} cores")]
     findings += _state(settings)
     findings += _models(settings)
     return findings
@@ -58,9 +54,7 @@ def _models(settings: Settings) -> list[Finding]:
     except SetupError as error:
         return [Finding("The default model is unknown", good=False, advice=str(error), fatal=True)]
     try:
-        folder = weights.find(
-            weights.WHISPER_BASE, settings.models_dir, settings.embedded.path, hub=False
-        )
+        folder = weights.find(weights.WHISPER_BASE, settings.models_dir, settings.embedded.path, hub=False)
     except SetupError as error:
         return [Finding(f"{weights.WHISPER_BASE.name} is missing", good=False, advice=str(error), fatal=True)]
     return [

@@ -76,7 +76,12 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
 @click.option("--prompt", default="", help="Text that helps the model: names, terms, topic.")
 @click.option("--model", help="Model to use.  [default: auto]")
 def transcribe(
-    files: tuple[str, ...], format_: str, output: Path | None, language: str | None, prompt: str, model: str | None
+    files: tuple[str, ...],
+    format_: str,
+    output: Path | None,
+    language: str | None,
+    prompt: str,
+    model: str | None,
 ) -> None:
     """Transcribe recordings; `-` reads one from standard input.
 
@@ -147,7 +152,7 @@ def _open(name: str) -> BinaryIO:
     """A recording as a file with a descriptor; standard input is copied, since decoders seek."""
     if name != "-":
         return Path(name).open("rb")
-    copy = tempfile.TemporaryFile()
+    copy = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
     while block := sys.stdin.buffer.read(1024 * 1024):
         copy.write(block)
     copy.seek(0)
@@ -176,7 +181,9 @@ async def _with_progress(service: Service, source: BinaryIO, name: str, options:
                     return event
                 if isinstance(event, Progress):
                     bar.total = max(event.total, event.done, 1)
-                    bar.set_postfix_str(f"{event.done / max(bar.format_dict['elapsed'], 1e-3):.1f} × real time", refresh=False)
+                    bar.set_postfix_str(
+                        f"{event.done / max(bar.format_dict['elapsed'], 1e-3):.1f} × real time", refresh=False
+                    )
                     bar.update(event.done - bar.n)
                     bar.refresh()
     raise AssertionError("the pipeline ended without a transcript")

@@ -3,12 +3,11 @@
     TingdaoError
     ├── BadRequest        400  the request itself: a field, a language, a format
     │   ├── UnknownLanguage, UnsupportedOption, MissingFile, TooManyFiles, MalformedUpload, …
-    ├── BadAudio          400/413/422  the recording
-    │   ├── NotAudio, EmptyAudio, BrokenAudio, TooLong, TooLarge
-    ├── NotFound          404
-    │   └── ModelNotFound
-    └── Unavailable       503  ours, not the caller's: try again
-        ├── Overloaded, ModelLoading, EngineFailed
+    ├── NotAudio, EmptyAudio, BrokenAudio, TooLong, TooLarge      400/413/422  the recording
+    ├── NotFound, ModelNotFound, MethodNotAllowed, UploadTimeout  404/405/408
+    ├── EngineFailed, StorageFull                                 500/507  ours, not the caller's
+    └── Unavailable       503  not now: try again
+        └── Overloaded, ModelUnavailable
 
 `status` is the HTTP status, `code` the stable name of the error, `number` the same for the native envelope
 (status × 100 + a running number). The message is shown to strangers: it says what happened and what to do next,
@@ -80,6 +79,12 @@ class UnsupportedOption(BadRequest):
     code, number = "unsupported_option", 40006
 
 
+class ContextTooLong(BadRequest):
+    """More context text than the model takes."""
+
+    code, number = "context_too_long", 40007
+
+
 class NotAudio(TingdaoError):
     """The upload is not a recording in a supported format."""
 
@@ -108,6 +113,18 @@ class ModelNotFound(NotFound):
     """No model of this name."""
 
     code, number = "model_not_found", 40401
+
+
+class MethodNotAllowed(TingdaoError):
+    """The path exists, with another method."""
+
+    status, code, number = 405, "method_not_allowed", 40500
+
+
+class UploadTimeout(TingdaoError):
+    """The client stopped sending."""
+
+    status, code, number = 408, "upload_timeout", 40800
 
 
 class TooLarge(TingdaoError):
@@ -144,12 +161,6 @@ class Overloaded(Unavailable):
     """As much work as allowed is already in flight."""
 
     code, number = "overloaded", 50301
-
-
-class ModelLoading(Unavailable):
-    """The model is still being loaded."""
-
-    code, number = "model_loading", 50302
 
 
 class ModelUnavailable(Unavailable):

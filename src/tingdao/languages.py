@@ -43,7 +43,7 @@ UNSPACED = frozenset({"zh", "yue", "ja", "th", "my", "lo", "km"})
 
 _BY_NAME = {name.lower(): code for code, name in NAMES.items()}
 # Region tags that mean another language than their first part says, and codes that have a shorter twin.
-_SPECIAL = {"zh-hk": "yue", "zh-yue": "yue", "cmn": "zh", "auto": None, "": None}
+_SPECIAL: dict[str, str | None] = {"zh-hk": "yue", "zh-yue": "yue", "cmn": "zh", "auto": None, "": None}
 
 
 def parse(text: str | None, known: frozenset[str]) -> str | None:
@@ -54,10 +54,7 @@ def parse(text: str | None, known: frozenset[str]) -> str | None:
     if text is None:
         return None
     wanted = text.strip().lower().replace("_", "-")
-    if wanted in _SPECIAL:
-        code = _SPECIAL[wanted]
-    else:
-        code = _BY_NAME.get(wanted) or wanted.split("-")[0]
+    code = _SPECIAL.get(wanted, _BY_NAME.get(wanted) or wanted.split("-")[0])
     if code is not None and code not in known:
         raise UnknownLanguage(
             f"Language {text[:40]!r} is not one this model recognises. Leave it out to have it detected, "

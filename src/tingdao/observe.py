@@ -44,7 +44,7 @@ def configure_logging(level: str, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("faster_whisper", "httpx", "httpcore", "huggingface_hub", "urllib3", "python_multipart"):
+    for noisy in ("faster_whisper", "httpx2", "httpcore2", "python_multipart"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
@@ -56,12 +56,8 @@ class Metrics:
         self.requests = Counter(
             "tingdao_requests", "Requests by route and status.", ["route", "status"], registry=self.registry
         )
-        self.refusals = Counter(
-            "tingdao_refusals", "Refused requests by error code.", ["code"], registry=self.registry
-        )
-        self.in_flight = Gauge(
-            "tingdao_in_flight", "Transcriptions in work or waiting.", registry=self.registry
-        )
+        self.refusals = Counter("tingdao_refusals", "Refused requests by error code.", ["code"], registry=self.registry)
+        self.in_flight = Gauge("tingdao_in_flight", "Transcriptions in work or waiting.", registry=self.registry)
         self.audio_seconds = Counter(
             "tingdao_audio_seconds", "Seconds of audio transcribed.", ["model"], registry=self.registry
         )

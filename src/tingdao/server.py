@@ -32,7 +32,10 @@ def serve(settings: Settings) -> None:
     host, port = listener.getsockname()[:2]
     log.info(
         "serving",
-        extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}/", "model": service.registry.default},
+        extra={
+            "url": f"http://{f'[{host}]' if ':' in host else host}:{port}/",
+            "model": service.registry.default,
+        },
     )
     server.run(sockets=[listener])
 

@@ -54,7 +54,7 @@ class AudioSettings(Section):
     decoders: int = Field(
         default_factory=lambda: max(2, os.cpu_count() or 2),
         ge=1,
-        description="Recordings decoded at once, each in a process of its own. Default: the number of cores, at least 2.",
+        description="Recordings decoded at once, each in its own process. Default: the number of cores, at least 2.",
     )
     decode_timeout_s: float = Field(
         900.0, gt=0, description="Longest that decoding one recording may take, in seconds of wall clock."
@@ -62,12 +62,10 @@ class AudioSettings(Section):
     decode_stall_s: float = Field(
         10.0, gt=0, description="A decoder that gives no audio for this long is ended, in seconds."
     )
-    decode_memory_mib: int = Field(
-        512, ge=64, description="Memory that one decoder may use beyond its start, in MiB."
-    )
+    decode_memory_mib: int = Field(512, ge=64, description="Memory that one decoder may use beyond its start, in MiB.")
     reserve_mib: int = Field(512, ge=0, description="Disk space always left free for others, in MiB.")
     speech_threshold: float = Field(
-        0.5, gt=0, lt=1, description="Speech probability from which on a moment counts as speech."
+        0.4, gt=0, lt=1, description="Speech probability from which on a moment counts as speech."
     )
     clip_limit_s: float = Field(
         30.0, ge=5, le=1200, description="Longest clip, in seconds, where the model allows that much."
@@ -98,7 +96,8 @@ class Settings(BaseSettings):
     config_file: ClassVar[Path] = Path("tingdao.toml")
 
     state_dir: Path = Field(
-        Path(".tingdao"), description="The one folder for everything kept: models, jobs, keys, temporary files."
+        Path(".tingdao"),
+        description="The one folder for everything kept: models, jobs, keys, temporary files.",
     )
     model: str = Field(
         "auto",
@@ -112,12 +111,10 @@ class Settings(BaseSettings):
         },
         description="Model names of other services, and what they mean here; `default` is the default model.",
     )
-    log_level: str = Field(
-        "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."
-    )
-    server: ServerSettings = Field(default_factory=ServerSettings)
-    audio: AudioSettings = Field(default_factory=AudioSettings)
-    embedded: EmbeddedSettings = Field(default_factory=EmbeddedSettings)
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+    server: ServerSettings = ServerSettings()
+    audio: AudioSettings = AudioSettings()
+    embedded: EmbeddedSettings = EmbeddedSettings()
 
     @property
     def temporary_dir(self) -> Path:

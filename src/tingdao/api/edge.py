@@ -54,9 +54,7 @@ def answer(error: TingdaoError, path: str) -> JSONResponse:
         }
     else:
         kind = "invalid_request_error" if error.status < 500 else "server_error"
-        body = {
-            "error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}
-        }
+        body = {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
     headers = {"x-error-code": error.code}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after)))

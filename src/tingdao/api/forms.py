@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -48,8 +48,7 @@ async def read_form(request: Request, fields: type[FieldsT]) -> AsyncIterator[tu
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise MalformedUpload(
-            "Send the recording as multipart/form-data with a part named 'file', "
-            "as `curl -F file=@recording.mp3` does."
+            "Send the recording as multipart/form-data with a part named 'file', as `curl -F file=@recording.mp3` does."
         )
     try:
         # One file more than allowed, so that two are told apart from what is malformed.
@@ -67,7 +66,7 @@ async def read_form(request: Request, fields: type[FieldsT]) -> AsyncIterator[tu
         upload = _only_file(uploads)
         if not upload.size:
             raise EmptyAudio("The file part has no bytes. Was the recording saved before it was sent?", param=FILE)
-        yield cast("BinaryIO", upload.file), _checked(fields, texts)
+        yield upload.file, _checked(fields, texts)
     finally:
         await form.close()
 

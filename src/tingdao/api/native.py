@@ -58,9 +58,7 @@ class TranscribeData(BaseModel):
     """The transcript."""
 
     text: str = Field(examples=["今天我们要讨论…"])
-    language: str | None = Field(
-        description="ISO code of most of the speech; null without speech.", examples=["zh"]
-    )
+    language: str | None = Field(description="ISO code of most of the speech; null without speech.", examples=["zh"])
     duration_sec: float = Field(
         description="Real duration of the recording, in seconds, for every format.", examples=[4.23]
     )
@@ -140,8 +138,7 @@ def _segment(segment: Segment) -> dict[str, Any]:
     }
     if segment.words is not None:
         shown["words"] = [
-            {"word": word.text, "start": round(word.start, 3), "end": round(word.end, 3)}
-            for word in segment.words
+            {"word": word.text, "start": round(word.start, 3), "end": round(word.end, 3)} for word in segment.words
         ]
     return shown
 

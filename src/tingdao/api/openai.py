@@ -89,7 +89,11 @@ def _refuse_unsupported(fields: TranscriptionFields) -> None:
     refusals = (
         (fields.stream, "stream", "Streamed transcripts are not supported yet; send stream=false."),
         (fields.temperature != 0, "temperature", "Decoding is deterministic here; send 0 or leave it out."),
-        (fields.include, "include[]", "Extra fields such as logprobs are not supported yet; leave include[] out."),
+        (
+            fields.include,
+            "include[]",
+            "Extra fields such as logprobs are not supported yet; leave include[] out.",
+        ),
         (fields.keywords, "keywords[]", "Put terms into 'prompt' for now."),
         (fields.hotwords, "hotwords", "Put terms into 'prompt' for now."),
         (fields.languages, "languages[]", "Name one language in 'language', or leave it out."),
@@ -132,9 +136,7 @@ def _response(transcript: Transcript, fields: TranscriptionFields) -> Response:
     return JSONResponse(body)
 
 
-def _verbose(
-    transcript: Transcript, granularities: list[Granularity], usage: dict[str, Any]
-) -> dict[str, Any]:
+def _verbose(transcript: Transcript, granularities: list[Granularity], usage: dict[str, Any]) -> dict[str, Any]:
     body: dict[str, Any] = {
         "task": "transcribe",
         "language": transcript.language,

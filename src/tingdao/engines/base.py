@@ -15,6 +15,8 @@ from tingdao.types import Clip, Segment, Usage
 Ability = Literal["words", "stream", "context", "force_language"]
 """words: gives word times. stream: gives text while it decodes. context: takes context text.
 force_language: can be told the language."""
+Ended = Literal["stop", "length", "loop"]
+"""Why an answer ended: by the model's own end, by its budget, or stopped because it repeated itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Recognition:
     language: str | None
     segments: tuple[Segment, ...] = ()
     usage: Usage = field(default_factory=Usage)
-    ended: Literal["stop", "length", "loop"] = "stop"
+    ended: Ended = "stop"
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,9 +122,9 @@ class Registry:
         try:
             engine = await asyncio.to_thread(self._offers[name].load)
         except SetupError as error:
-            log.error("model not loaded", extra={"model": name, "reason": str(error)})  # noqa: TRY400  no traceback: it is words for the operator
+            log.error("model not loaded", extra={"model": name, "reason": str(error)})
             raise
-        except Exception as error:  # noqa: BLE001  whatever a model library raises must not kill the service
+        except Exception as error:
             log.exception("model not loaded", extra={"model": name})
             raise SetupError(f"Loading {name} failed: {type(error).__name__}: {error}") from error
         log.info("model ready", extra={"model": name, "seconds": round(time.monotonic() - began, 2)})

@@ -15,11 +15,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tingdao.engines import hubs
+from tingdao.engines.hubs import HubName
 from tingdao.errors import SetupError
 
 log = logging.getLogger(__name__)
 
-HUB_PROBE_SECONDS = 5.0
+HUB_ANSWER_SECONDS = 5.0
 BLOCK = 4 * 1024 * 1024
 
 
@@ -34,7 +36,7 @@ class Release:
 
     name: str
     repository: str
-    revision: str
+    revision: str | None
     files: dict[str, str]
     packages: tuple[str, ...] = ()
     install_hint: str = ""
@@ -43,7 +45,7 @@ class Release:
 WHISPER_BASE = Release(
     name="whisper-base",
     repository="Systran/faster-whisper-base",
-    revision="main",
+    revision=None,
     files={
         "config.json": "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
         "model.bin": "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
@@ -94,28 +96,29 @@ def find(release: Release, models_dir: Path, configured: Path | None = None, *, 
     if _assemble(release, cached):
         return cached
     if hub:
-        return download(release, cached, probe_seconds=HUB_PROBE_SECONDS)
+        try:
+            return download(release, cached, answer_seconds=HUB_ANSWER_SECONDS)
+        except SetupError as error:
+            log.info("the hub did not help", extra={"model": release.name, "reason": str(error)})
     raise _nowhere(release)
 
 
-def download(release: Release, folder: Path, *, probe_seconds: float = 30.0) -> Path:
-    """Fetch a release from the hub into `folder`, with a progress bar, resuming what was begun, and verify it.
+def download(
+    release: Release, folder: Path, *, hub: HubName = "hf", answer_seconds: float = hubs.ANSWER_SECONDS
+) -> Path:
+    """Fetch a release into `folder`, with a progress bar, and verify it.
 
-    probe_seconds: how long the hub may take to answer the first question.
+    answer_seconds: how long the hub may take to accept the connection.
     Raises SetupError when the hub is out of reach or a file is not the published one.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in release.files:
-        try:
-            hf_hub_download(
-                release.repository, name, revision=release.revision, local_dir=folder, etag_timeout=probe_seconds
-            )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            log.info("hub out of reach", extra={"model": release.name, "reason": type(error).__name__})
-            raise _nowhere(release) from error
+    hubs.download(
+        hub,
+        release.repository,
+        folder,
+        revision=release.revision,
+        only=frozenset(release.files),
+        answer_seconds=answer_seconds,
+    )
     if wrong := problems(folder, release):
         raise SetupError(f"What the hub sent for {release.name} is not what was published: {'; '.join(wrong)}.")
     return folder
@@ -123,7 +126,7 @@ def download(release: Release, folder: Path, *, probe_seconds: float = 30.0) -> 
 
 def _nowhere(release: Release) -> SetupError:
     return SetupError(
-        f"The weights of {release.name} were not found, and no model hub can be reached. "
+        f"The weights of {release.name} were not found. "
         f"Either run `{release.install_hint}`, or `tingdao download {release.name}` where a hub can be reached."
     )
 

@@ -37,7 +37,7 @@ ISO = {"jw": "jv"}
 CHINESE_PROMPT = "以下是普通话的句子。"
 
 
-class _EncodesOnce(WhisperModel):  # type: ignore[misc]  an untyped library's class
+class _EncodesOnce(WhisperModel):  # type: ignore[misc]  # the library has no types
     """A model that does not encode again, on the same thread, what it has just encoded.
 
     Detecting the language and transcribing each encode the window, which is the larger half of the work on a short
@@ -90,9 +90,7 @@ class WhisperEngine:
         """Recognise one clip of at most 30 s. Raises EngineFailed."""
         cancelled = threading.Event()
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._pool, self._recognise, clip, ask, cancelled
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._recognise, clip, ask, cancelled)
         except RuntimeError as error:  # CTranslate2's only kind of error, and a pool that was shut down
             log.exception("recognition failed")
             raise EngineFailed("The model failed on a part of this recording. Try again.") from error
@@ -138,7 +136,7 @@ class WhisperEngine:
         features = self._model.feature_extractor(clip.samples)
         # Without the last frame, as `transcribe` cuts it, so that both encode the same window.
         code, _, _ = self._model.detect_language(features=features[..., :-1])
-        return ISO.get(code, code)
+        return str(ISO.get(code, code))
 
 
 def _segment(piece: Any, text: str, language: str, duration: float) -> Segment:  # noqa: ANN401  an untyped library's

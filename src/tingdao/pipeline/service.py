@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -37,7 +37,7 @@ class Service:
 
     async def run(
         self, source: BinaryIO, model: str | None, options: Options
-    ) -> AsyncIterator[Progress | Segment | Transcript]:
+    ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
         """Transcribe with the named model; see `Transcriber.run`. `options.language` is as the client wrote it.
 
         Raises ModelNotFound, ModelUnavailable, UnknownLanguage, and what the pipeline raises.

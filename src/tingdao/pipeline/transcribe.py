@@ -10,8 +10,8 @@ are held in memory, so it does not grow with the recording.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -50,7 +50,7 @@ class Transcriber:
 
     async def run(
         self, source: BinaryIO, engine: Engine, options: Options
-    ) -> AsyncIterator[Progress | Segment | Transcript]:
+    ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
         """Transcribe a recording; the last item is the whole `Transcript`.
 
         source: an open file with a descriptor, in any supported format.
@@ -131,9 +131,7 @@ def _shifted(segment: Segment, offset: float) -> Segment:
     evidence: Evidence | None = segment.evidence
     if evidence is not None:
         evidence = replace(evidence, seek=evidence.seek + round(offset * FRAMES_PER_SECOND))
-    return replace(
-        segment, start=segment.start + offset, end=segment.end + offset, words=words, evidence=evidence
-    )
+    return replace(segment, start=segment.start + offset, end=segment.end + offset, words=words, evidence=evidence)
 
 
 def _repaired(segment: Segment) -> Segment:
@@ -143,8 +141,8 @@ def _repaired(segment: Segment) -> Segment:
 
 def _main_language(segments: list[Segment]) -> str | None:
     """The language that most of the speech is in, by time."""
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for segment in segments:
         if segment.language:
-            seconds[segment.language] += segment.end - segment.start  # type: ignore[assignment]  seconds, not a count
-    return seconds.most_common(1)[0][0] if seconds else None
+            seconds[segment.language] += segment.end - segment.start
+    return max(seconds, key=seconds.__getitem__, default=None)

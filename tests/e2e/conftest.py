@@ -1,0 +1,88 @@
+"""A real server with the real embedded model, as an operator starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+class Server:
+    """`tingdao serve` on a free port of the loopback, ended by its own pid."""
+
+    def __init__(self, state: Path, **environment: str) -> None:
+        self.state = state
+        self.log = state / "server.log"
+        state.mkdir(parents=True, exist_ok=True)
+        self.started = time.monotonic()
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tingdao.cli", "serve", "--port", "0"],
+                env={**os.environ, "TINGDAO_STATE_DIR": str(state), **environment},
+                stderr=log,
+                stdout=log,
+            )
+        self.url = self._wait_for("serving")["url"].rstrip("/")
+
+    def _wait_for(self, message: str, seconds: float = 60) -> dict:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for line in self.lines():
+                if line["message"] == message:
+                    return line
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"no {message!r} in the log:\n{self.log.read_text()}")
+
+    def lines(self) -> list[dict]:
+        complete = self.log.read_text().rpartition("\n")[0]
+        return [json.loads(line) for line in complete.splitlines()]
+
+    def wait_until_ready(self, seconds: float = 60) -> dict:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            health = httpx2.get(f"{self.url}/health").json()
+            if health["status"] == "ok":
+                return health
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text())
+
+    def memory_mib(self) -> float:
+        """Peak resident memory of the server process."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+    def temporary_files(self) -> list[Path]:
+        return list((self.state / "tmp").rglob("*"))
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(40)
+
+
+@pytest.fixture(scope="session")
+def state(tmp_path_factory):
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="session")
+def server(state):
+    running = Server(state)
+    running.wait_until_ready()
+    yield running
+    assert running.stop() == 0, running.log.read_text()

@@ -1,0 +1,84 @@
+"""The page, in a real browser against a real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+import pytest
+from conftest import RECORDINGS
+from playwright.sync_api import expect, sync_playwright
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.fail("no Chromium found: apt-get install chromium, or set CHROMIUM to a browser's path")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+                  "--disable-background-networking", "--disable-component-update"],
+        )  # fmt: skip
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    context = browser.new_context(locale="en-US", accept_downloads=True)
+    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
+    page = context.new_page()
+    problems, elsewhere = [], []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: elsewhere.append(request.url) if not request.url.startswith((server.url, "blob:")) else None)
+    page.goto(server.url)
+    yield page
+    context.close()
+    assert elsewhere == []
+    # The browser itself writes a line for each answer that is an error; that is not one of the page.
+    assert [problem for problem in problems if "Failed to load resource" not in problem] == []
+
+
+def transcribe(page, name):
+    page.get_by_test_id("file").set_input_files(RECORDINGS / name)
+    start = page.get_by_test_id("start")
+    if start.is_visible() and start.is_enabled():
+        start.click()
+
+
+def test_a_recording_becomes_a_transcript_and_subtitles(page):
+    expect(page.get_by_test_id("notice")).to_contain_text("Qwen3-ASR")
+    transcribe(page, "jfk.flac")
+    expect(page.get_by_test_id("transcript")).to_contain_text("fellow Americans", timeout=60_000)
+
+    page.get_by_test_id("copy").click()
+    assert "fellow Americans" in page.evaluate("navigator.clipboard.readText()")
+
+    with page.expect_download() as caught:
+        page.get_by_test_id("download-srt").click()
+    assert caught.value.suggested_filename == "jfk.srt"
+    subtitles = open(caught.value.path(), encoding="utf-8").read()
+    assert re.match(r"1\r?\n00:00:0\d,\d{3} --> 00:00:\d\d,\d{3}\r?\n", subtitles)
+    assert "Americans" in subtitles
+
+
+def test_an_error_says_what_to_do(page, tmp_path):
+    (tmp_path / "letter.wav").write_text("not audio")
+    page.get_by_test_id("file").set_input_files(tmp_path / "letter.wav")
+    start = page.get_by_test_id("start")
+    if start.is_visible() and start.is_enabled():
+        start.click()
+    expect(page.get_by_test_id("error")).to_contain_text("WAV", timeout=30_000)
+    transcribe(page, "cards_001.flac")
+    expect(page.get_by_test_id("transcript")).to_contain_text("lubs", timeout=60_000)
+    expect(page.get_by_test_id("error")).to_be_hidden()
+
+
+def test_languages_come_from_the_model(page):
+    expect(page.get_by_test_id("language").locator("option[value=zh]")).to_have_count(1)
+    assert page.get_by_test_id("language").locator("option").count() > 50
