@@ -17,7 +17,7 @@ def wav(samples: bytes, *, rate: int = 16_000, channels: int = 1, claimed: int |
     """A PCM file by hand, whose header may lie."""
     size = len(samples) if claimed is None else claimed
     block = 2 * channels
-    form = struct.pack("<HHIIHH", 1, channels, rate, rate * block & 0xFFFFFFFF, block, 16)
+    form = struct.pack("<HHIIHH", 1, channels, rate, rate * block & 0xFFFFFFFF, block & 0xFFFF, 16)
     body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", size) + samples
     return b"RIFF" + struct.pack("<I", size + 36 & 0xFFFFFFFF) + body
 
@@ -46,7 +46,7 @@ FILES = {
     "zeros": (lambda r: bytes(100_000), 400, "unsupported_audio"),
     "no bytes": (lambda r: b"", 400, "empty_audio"),
     "wav without samples": (lambda r: wav(b""), 400, "empty_audio"),
-    "wav header only in part": (lambda r: wav(tone(1))[:20], 400, None),
+    "wav header only in part": (lambda r: wav(tone(1))[:20], 422, "broken_audio"),
     "truncated flac": (lambda r: only_part(r, "jfk.flac", 0.5), 422, "broken_audio"),
     "flac header alone": (lambda r: (r / "jfk.flac").read_bytes()[:64], None, None),
     "header claims ten times the samples": (lambda r: wav(tone(3), claimed=960_000), 422, "broken_audio"),
@@ -114,7 +114,7 @@ BODIES = {
     "twenty files": (FORM, MODEL_PART + (b"--b\r\n" + GOOD_PART) * 20 + b"--b--\r\n", "too_many_files"),
     "no boundary": ("multipart/form-data", MODEL_PART + b"--b\r\n" + GOOD_PART + b"--b--\r\n", "malformed_upload"),
     "another boundary": ("multipart/form-data; boundary=c", MODEL_PART + b"--b\r\n" + GOOD_PART + b"--b--\r\n", None),
-    "cut short": (FORM, MODEL_PART + b"--b\r\n" + GOOD_PART[:1000], "missing_file"),
+    "cut short": (FORM, MODEL_PART + b"--b\r\n" + GOOD_PART[:1000], "malformed_upload"),
     "garbage": (FORM, bytes(range(256)) * 10, "malformed_upload"),
     "json": ("application/json", b'{"file": "x"}', "malformed_upload"),
     "raw audio": ("audio/wav", wav(tone(1)), "malformed_upload"),

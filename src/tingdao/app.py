@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -114,8 +114,23 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
         sorry = TingdaoError("Something went wrong here, not with your request. The log has it under the request's id.")
         return answer(sorry, request.url.path)
 
-    api.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    _add_page(api)
     return Edge(api, settings.server, service.metrics)
+
+
+def _add_page(api: FastAPI) -> None:
+    """Serve each file of the page by its name. A mount at `/` would answer for every path and method there is."""
+    for file in sorted(PAGE.iterdir()):
+        paths = ["/", "/index.html"] if file.name == "index.html" else [f"/{file.name}"]
+        for path in paths:
+            api.add_route(path, _sender(file), include_in_schema=False)
+
+
+def _sender(file: Path) -> Callable[[Request], Awaitable[Response]]:
+    async def send(_: Request) -> Response:
+        return FileResponse(file)
+
+    return send
 
 
 def _from_framework(error: HTTPException, request: Request) -> TingdaoError:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from tingdao.errors import (
     BadRequest,
@@ -50,25 +50,42 @@ async def read_form(request: Request, fields: type[FieldsT]) -> AsyncIterator[tu
         raise MalformedUpload(
             "Send the recording as multipart/form-data with a part named 'file', as `curl -F file=@recording.mp3` does."
         )
+    # One file more than allowed, so that two are told apart from what is malformed.
+    parser = _Parser(
+        request.headers, request.stream(), max_files=2, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+    )
     try:
-        # One file more than allowed, so that two are told apart from what is malformed.
-        form = await request.form(max_files=2, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-    except HTTPException as error:
-        if "Too many files" in error.detail:
-            raise _too_many() from None
-        raise MalformedUpload(
-            f"The multipart body cannot be read: {error.detail} "
-            "Let your HTTP client build it, and do not set Content-Type by hand."
-        ) from None
-    try:
+        form = await parser.parse()
+        if not parser.complete:
+            raise MultiPartException("It ends before its closing boundary: the upload was cut short.")
         uploads = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
         texts = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
         upload = _only_file(uploads)
         if not upload.size:
             raise EmptyAudio("The file part has no bytes. Was the recording saved before it was sent?", param=FILE)
         yield upload.file, _checked(fields, texts)
+    except MultiPartException as error:
+        if "Too many files" in error.message:
+            raise _too_many() from None
+        raise MalformedUpload(
+            f"The multipart body cannot be read: {error.message} "
+            "Let your HTTP client build it, and do not set Content-Type by hand."
+        ) from None
     finally:
-        await form.close()
+        parser.close()
+
+
+class _Parser(MultiPartParser):
+    """Starlette's parser, which also knows whether the body came to its end, and closes its files on every path."""
+
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
+
+    def close(self) -> None:
+        for file in self._files_to_close_on_error:
+            file.close()
 
 
 def form_schema(fields: type[Fields]) -> dict[str, Any]:
@@ -88,8 +105,7 @@ def _only_file(uploads: list[tuple[str, UploadFile]]) -> UploadFile:
             raise UnknownField(f"The recording must be in the part {FILE!r}, not {name[:80]!r}.", param=name[:80])
         return upload
     raise MissingFile(
-        f"There is no part {FILE!r} with a file name in the form, or the upload was cut short. "
-        "Send it as `curl -F file=@recording.mp3` does.",
+        f"There is no part {FILE!r} with a file name in the form. Send it as `curl -F file=@recording.mp3` does.",
         param=FILE,
     )
 

@@ -47,9 +47,10 @@ class Service:
         options = replace(options, language=parse(options.language, engine.card.languages))
         async with aclosing(self.transcriber.run(source, engine, options)) as events:
             async for event in events:
-                yield event
+                # Before the yield: nobody asks for what follows the transcript.
                 if isinstance(event, Transcript):
                     self._count(event, time.monotonic() - began)
+                yield event
 
     async def transcribe(self, source: BinaryIO, model: str | None, options: Options) -> Transcript:
         """The whole transcript at once. Raises as `run` does."""
