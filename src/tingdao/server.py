@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 
 import uvicorn
@@ -37,6 +38,9 @@ def serve(settings: Settings) -> None:
             "model": service.registry.default,
         },
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn stops cleanly and then raises the signal again; a clean stop is to end with exit code 0.
+        signal.signal(number, lambda *_: None)
     server.run(sockets=[listener])
 
 

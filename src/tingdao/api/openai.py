@@ -5,6 +5,7 @@ Source: OpenAI's public API reference. Fields that cannot be honoured are refuse
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -66,7 +67,8 @@ def router(service: Service) -> APIRouter:
                 words="word" in fields.timestamp_granularities,
             )
             transcript = await service.transcribe(recording, fields.model, options)
-        return _response(transcript, fields)
+        # On a thread: the subtitles of ten hours take seconds to write.
+        return await asyncio.to_thread(_response, transcript, fields)
 
     @routes.get("/models", summary="The models there are")
     async def models() -> dict[str, Any]:
