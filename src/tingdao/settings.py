@@ -82,6 +82,36 @@ class EmbeddedSettings(Section):
     )
 
 
+class QwenSettings(Section):
+    """`[qwen]`: Qwen3-ASR in this process (needs the extra `qwen`)."""
+
+    folders: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Model names, and the folder of each: Qwen3-ASR in either published layout, as safetensors.",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU.",
+    )
+    dtype: str = Field(
+        "auto",
+        pattern="^(auto|bfloat16|float16|float32)$",
+        description="Type of the numbers: auto, bfloat16, float16 or float32. auto is bfloat16 where the hardware "
+        "computes in it, else float16 on a GPU and float32 on a CPU.",
+    )
+    width: int = Field(
+        0, ge=0, le=1024, description="Clips recognised in one batch; 0 means 64 on a GPU and 16 on a CPU."
+    )
+    wait_ms: float = Field(
+        20.0, ge=0, le=1000, description="How long an idle model waits for company after the first clip, in ms."
+    )
+    memory_tokens: int = Field(
+        0, ge=0, description="Tokens that a batch may hold; 0 means as many as fit a share of the free memory."
+    )
+    context_tokens: int = Field(4096, ge=0, le=32_768, description="Longest context text, in tokens.")
+
+
 class Settings(BaseSettings):
     """All sections. Build it with `load`."""
 
@@ -115,6 +145,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     audio: AudioSettings = AudioSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
+    qwen: QwenSettings = QwenSettings()
 
     @property
     def temporary_dir(self) -> Path:

@@ -1,0 +1,163 @@
+"""Runs one implementation over recordings and writes down what it did: prompt ids, logits, greedy tokens.
+
+    python benchmarks/parity/record.py official FOLDER OUT.npz    where qwen-asr 0.0.6 is installed; original layout
+    python benchmarks/parity/record.py ours     FOLDER OUT.npz    where Tingdao's extra `qwen` is; either layout
+    python benchmarks/parity/record.py ours     FOLDER OUT.npz --together    all recordings in one batch
+
+`compare.py` compares two such files. Everything runs in float32 on the CPU, and an answer's end is not obeyed, so that
+every recording gives the same number of tokens.
+
+The official encoder keeps its attention within windows of 8 s only with flash attention; with the others it forgets
+the mask that it has the code for, and clips over 8 s are heard differently. `official` gives it that mask, as flash
+attention, vLLM and transformers have it; `--unwindowed` leaves it as shipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+# (recording, how much of it in seconds, forced language, context)
+CASES = [
+    ("azure_whatstheweatherlike", None, None, ""),
+    ("hsk_hsk1-0166", None, "zh", ""),
+    ("ljspeech_LJ002-0020", None, "en", ""),
+    ("jfk", None, None, "Kennedy, Washington\n\n1961 年就职演说"),
+    ("damo_asr_example_zh", None, "zh", "阿里巴巴"),
+    ("sr_english", 1.0, None, ""),
+]
+NAMES = {"en": "English", "zh": "Chinese"}
+Record = dict[str, np.ndarray]
+
+
+def load(file: Path, seconds: float | None) -> np.ndarray:
+    """The beginning of a recording, 16 kHz mono float32."""
+    resampler = av.AudioResampler("flt", "mono", 16_000)
+    with av.open(str(file)) as container:
+        parts = [piece.to_ndarray()[0] for frame in container.decode(audio=0) for piece in resampler.resample(frame)]
+    return np.concatenate(parts)[: None if seconds is None else int(seconds * 16_000)]
+
+
+def official(folder: Path, clips: list[np.ndarray], count: int, *, windowed: bool) -> list[Record]:
+    """What qwen-asr does with each clip on its own."""
+    from qwen_asr import Qwen3ASRModel
+    from qwen_asr.core.transformers_backend import modeling_qwen3_asr as modeling
+
+    model = Qwen3ASRModel.from_pretrained(str(folder), dtype=torch.float32, device_map="cpu")
+    thinker = model.model.thinker
+    if windowed:
+        tower, attend = thinker.audio_tower, modeling.Qwen3ASRAudioAttention.forward
+
+        def within(self: Any, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, **more: Any) -> Any:  # noqa: ANN401  as the original
+            more["attention_mask"] = tower._prepare_attention_mask(hidden_states, cu_seqlens)  # noqa: SLF001  what it forgets
+            return attend(self, hidden_states, cu_seqlens, **more)
+
+        modeling.Qwen3ASRAudioAttention.forward = within
+    records = []
+    for (_, _, language, context), clip in zip(CASES, clips, strict=True):
+        prompt = model._build_text_prompt(context, language and NAMES[language])  # noqa: SLF001  its transcribe uses it
+        inputs = model.processor(text=[prompt], audio=[clip], return_tensors="pt", padding=True)
+        ids = inputs["input_ids"]
+        answer = thinker.generate(
+            **inputs.to(torch.float32),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        records.append(
+            {
+                "ids": ids[0].numpy(),
+                "tokens": answer.sequences[0, ids.shape[1] :].numpy(),
+                "logits": torch.cat(answer.logits).numpy(),
+            }
+        )
+    return records
+
+
+def ours(folder: Path, clips: list[np.ndarray], count: int, *, together: bool) -> list[Record]:
+    """What Tingdao's engine does with each clip on its own, or with all in one batch."""
+    from tingdao.engines import qwen_dialogue
+    from tingdao.engines.base import Ask
+    from tingdao.engines.qwen import read_tokenizer
+    from tingdao.engines.qwen_decoder import Decoder
+    from tingdao.engines.qwen_encoder import Encoder
+    from tingdao.engines.qwen_model import QwenModel
+    from tingdao.engines.qwen_weights import open_checkpoint
+    from tingdao.types import Clip
+
+    qwen_dialogue.loops = lambda _: False  # random weights do loop
+    checkpoint = open_checkpoint(folder)
+    cpu = torch.device("cpu")
+    decoder = Decoder(checkpoint, cpu, torch.float32)
+    model = QwenModel(Encoder(checkpoint, cpu, torch.float32), decoder)
+    dialogue = qwen_dialogue.Dialogue(read_tokenizer(folder))
+    dialogue.ends = frozenset()
+    seen: list[torch.Tensor] = []
+
+    def logits(hidden: torch.Tensor, wrapped: Any) -> torch.Tensor:  # noqa: ANN401  a bound method
+        seen.append(wrapped(hidden))
+        return seen[-1]
+
+    decoder.logits = partial(logits, wrapped=decoder.logits)
+    jobs = [
+        dialogue.job(Clip(clip), Ask(language=language, context=context, max_tokens=count), 4096)
+        for (_, _, language, context), clip in zip(CASES, clips, strict=True)
+    ]
+    rows: dict[Any, list[np.ndarray]] = {job: [] for job in jobs}
+    for batch in [jobs] if together else [[job] for job in jobs]:
+        for job in batch:
+            model.enter(job)
+        left = set(batch)
+        while left:
+            moved = model.step()
+            for job, row in zip(moved, seen.pop() if moved else [], strict=True):
+                rows[job].append(row.numpy())
+                if job.ended:
+                    model.leave(job)
+                    left.remove(job)
+    pad = checkpoint.config["audio_token_id"]
+    return [
+        {
+            "ids": np.array([*job.head, *[pad] * qwen_dialogue.audio_tokens(job.frames), *job.tail]),
+            "tokens": np.array(job.tokens),
+            "logits": np.stack(rows[job]),
+        }
+        for job in jobs
+    ]
+
+
+def main() -> None:
+    """The command line."""
+    line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    line.add_argument("who", choices=["official", "ours"])
+    line.add_argument("folder", type=Path)
+    line.add_argument("out", type=Path)
+    here = Path(__file__).parent
+    line.add_argument("--audio", type=Path, default=here.parent.parent / "tests" / "recordings")
+    line.add_argument("--tokens", type=int, default=100)
+    line.add_argument("--together", action="store_true")
+    line.add_argument("--unwindowed", action="store_true")
+    given = line.parse_args()
+    clips = [load(given.audio / f"{name}.flac", seconds) for name, seconds, _, _ in CASES]
+    if given.who == "official":
+        records = official(given.folder, clips, given.tokens, windowed=not given.unwindowed)
+    else:
+        records = ours(given.folder, clips, given.tokens, together=given.together)
+    arrays = {
+        f"{name}/{key}": value
+        for (name, *_), record in zip(CASES, records, strict=True)
+        for key, value in record.items()
+    }
+    np.savez(given.out, **arrays)
+
+
+if __name__ == "__main__":
+    main()

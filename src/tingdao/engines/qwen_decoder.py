@@ -1,0 +1,328 @@
+"""The text half of Qwen3-ASR: one pass over the tokens of many rows at once, and the memory of what each row has seen.
+
+    tokens of all rows, one after the other (T, hidden) ─ layers ─ hidden states ─ logits of the asked positions
+
+A pass mixes rows of two kinds. *Settled* rows bring one token each; their keys and values lie in shelves, grouped by
+how long a row may grow, so that one attention call serves a whole shelf and little of it is padding. *Entering* rows
+bring a piece of their prompt; each attends to its own memory, and is put on a shelf when its prompt is through.
+
+The arithmetic is that of transformers' `Qwen3Model`, which `benchmarks/parity` proves. It is written out because three
+things that the library's forward does cost more than half of a decoding step on a CPU: copying all keys and values to
+append to them, copying them again to spread grouped heads, and one-row products over plain bf16 matrices (packed for
+oneDNN they run 1.6 times as fast). This module does not know about audio, text or requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tingdao.engines.hardware import pack, packed_product, packs
+from tingdao.engines.qwen_weights import Checkpoint
+
+Product = Callable[[Tensor], Tensor]
+"""x (T, in) → x @ weightᵀ (T, out)."""
+
+MODEL = "model.language_model."
+
+
+def product(weight: Tensor) -> Product:
+    """The product with a weight (out, in)."""
+    if packs(weight.device, weight.dtype):
+        return partial(packed_product, packed=pack(weight))
+    return partial(functional.linear, weight=weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The weights of one layer, products of the same input joined into one."""
+
+    norm: Tensor
+    qkv: Product
+    query_norm: Tensor
+    key_norm: Tensor
+    out: Product
+    mlp_norm: Tensor
+    gate_up: Product
+    down: Product
+
+
+@dataclass(eq=False, slots=True)
+class Memory:
+    """What one row has seen. Entering, it has keys of its own; settled, it is the row `place` of its shelf.
+
+    length: tokens seen. capacity: tokens that fit.
+    keys, values: (layers, key heads, tokens of the prompt, head) while the row enters.
+    """
+
+    capacity: int
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    length: int = 0
+    shelf: Shelf | None = None
+    place: int = -1
+
+
+@dataclass(eq=False)
+class Shelf:
+    """Keys and values of the settled rows of one capacity, in places 0, 1, … without a gap.
+
+    keys, values: (layers, places, key heads, capacity, head).
+    """
+
+    keys: Tensor
+    values: Tensor
+    rows: list[Memory] = field(default_factory=list)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens that each row has seen."""
+        return [row.length for row in self.rows]
+
+    def add(self, row: Memory) -> None:
+        """Take a row that has entered. Doubles the places when all are taken."""
+        assert row.keys is not None
+        assert row.values is not None
+        if len(self.rows) == self.keys.shape[1]:
+            self.keys, self.values = _doubled(self.keys), _doubled(self.values)
+        row.place = len(self.rows)
+        self.keys[:, row.place, :, : row.length] = row.keys
+        self.values[:, row.place, :, : row.length] = row.values
+        row.shelf, row.keys, row.values = self, None, None
+        self.rows.append(row)
+
+    def remove(self, row: Memory) -> None:
+        """Free a row's place; the last row moves into it."""
+        last = self.rows.pop()
+        if last is not row:
+            self.keys[:, row.place, :, : last.length] = self.keys[:, last.place, :, : last.length]
+            self.values[:, row.place, :, : last.length] = self.values[:, last.place, :, : last.length]
+            last.place = row.place
+            self.rows[row.place] = last
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    larger = tensor.new_empty((tensor.shape[0], 2 * tensor.shape[1], *tensor.shape[2:]))
+    larger[:, : tensor.shape[1]] = tensor
+    return larger
+
+
+class Decoder:
+    """Embeddings, layers and output matrix of one checkpoint, and the shelves of its rows."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        text = checkpoint.config["text_config"]
+        self.device, self.dtype = device, dtype
+        self.heads, self.key_heads, self.size = (
+            text["num_attention_heads"],
+            text["num_key_value_heads"],
+            text["head_dim"],
+        )
+        self._epsilon = text["rms_norm_eps"]
+        powers = torch.arange(0, self.size, 2, dtype=torch.float, device=device) / self.size
+        self._frequencies = 1.0 / text["rope_parameters"]["rope_theta"] ** powers
+        self._layers = [
+            self._layer(checkpoint, f"{MODEL}layers.{number}.") for number in range(text["num_hidden_layers"])
+        ]
+        self._norm = checkpoint.tensor(f"{MODEL}norm.weight", device, dtype)
+        self._embed(checkpoint)
+        self._shelves: dict[int, Shelf] = {}
+
+    def _embed(self, checkpoint: Checkpoint) -> None:
+        """The embeddings and the output matrix. Tied, they are one matrix, and are not kept twice."""
+        name = f"{MODEL}embed_tokens.weight"
+        self._table = checkpoint.tensor(name, self.device, self.dtype)
+        tied = "lm_head.weight" not in checkpoint.entries
+        self._head = product(self._table if tied else checkpoint.tensor("lm_head.weight", self.device, self.dtype))
+        if tied and packs(self.device, self.dtype):
+            # Packed, rows cannot be looked up in it. The few that a service ever uses are read from the file.
+            self._table = checkpoint.mapped(name)
+
+    def _layer(self, checkpoint: Checkpoint, prefix: str) -> Layer:
+        def read(name: str) -> Tensor:
+            return checkpoint.tensor(f"{prefix}{name}.weight", self.device, self.dtype)
+
+        def joined(*names: str) -> Product:
+            return product(torch.cat([read(name) for name in names]))
+
+        return Layer(
+            norm=read("input_layernorm"),
+            qkv=joined("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            query_norm=read("self_attn.q_norm"),
+            key_norm=read("self_attn.k_norm"),
+            out=joined("self_attn.o_proj"),
+            mlp_norm=read("post_attention_layernorm"),
+            gate_up=joined("mlp.gate_proj", "mlp.up_proj"),
+            down=joined("mlp.down_proj"),
+        )
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of memory that one token takes."""
+        return int(2 * len(self._layers) * self.key_heads * self.size * self.dtype.itemsize)
+
+    @property
+    def settled(self) -> list[Memory]:
+        """All settled rows, in the order in which `forward` wants their tokens."""
+        return [row for shelf in self._shelves.values() for row in shelf.rows]
+
+    def enter(self, prompt: int, capacity: int) -> Memory:
+        """Memory for a row with a prompt of so many tokens, that may grow to `capacity` tokens."""
+        shape = (len(self._layers), self.key_heads, prompt, self.size)
+        return Memory(capacity, self._empty(shape), self._empty(shape))
+
+    def settle(self, row: Memory) -> None:
+        """Put a row whose prompt is through on its shelf."""
+        shelf = self._shelves.get(row.capacity)
+        if shelf is None:
+            shape = (len(self._layers), 1, self.key_heads, row.capacity, self.size)
+            shelf = Shelf(self._empty(shape), self._empty(shape))
+        shelf.add(row)
+        self._shelves[row.capacity] = shelf
+
+    def leave(self, row: Memory) -> None:
+        """Forget a row; an empty shelf gives its memory back."""
+        row.keys = row.values = None
+        if row.shelf is not None:
+            row.shelf.remove(row)
+            row.shelf = None
+            self._shelves = {capacity: shelf for capacity, shelf in self._shelves.items() if shelf.rows}
+
+    def forward(self, x: Tensor, entering: Iterable[tuple[Memory, int]]) -> Tensor:
+        """One pass. Lengths grow only when it is through, so that a pass that failed can be repeated.
+
+        x: embeddings (T, hidden): one of each settled row, in the order of `settled`, then the pieces of
+            the entering rows.
+        entering: (row, tokens of its piece).
+        Returns hidden states (T, hidden), before the last norm.
+        """
+        entering = list(entering)
+        shelves = [_Shelved.of(shelf, self.device) for shelf in self._shelves.values()]
+        lengths = [length for shelf in self._shelves.values() for length in shelf.lengths]
+        for row, count in entering:
+            lengths.extend(range(row.length, row.length + count))
+        positions = torch.tensor(lengths, device=self.device)
+        angles = (positions[:, None].float() * self._frequencies).repeat(1, 2)
+        rope = angles.cos().to(self.dtype)[:, None], angles.sin().to(self.dtype)[:, None]
+        masks = [_causal(row.length, count, self.device) for row, count in entering]
+        for number, layer in enumerate(self._layers):
+            x = x + layer.out(self._attend(number, layer, x, rope, shelves, entering, masks))
+            gate, up = layer.gate_up(self._rms(x, layer.mlp_norm)).chunk(2, dim=-1)
+            x = x + layer.down(functional.silu(gate) * up)
+        for shelf in self._shelves.values():
+            for row in shelf.rows:
+                row.length += 1
+        for row, count in entering:
+            row.length += count
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (n, hidden) of `forward` → logits (n, vocabulary)."""
+        return self._head(self._rms(hidden, self._norm))
+
+    def embed(self, ids: list[int]) -> Tensor:
+        """Token ids → embeddings (n, hidden)."""
+        return functional.embedding(torch.tensor(ids, dtype=torch.long, device=self._table.device), self._table).to(
+            self.dtype
+        )
+
+    def _attend(
+        self,
+        number: int,
+        layer: Layer,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        shelves: list[_Shelved],
+        entering: list[tuple[Memory, int]],
+        masks: list[Tensor | None],
+    ) -> Tensor:
+        """Attention of layer `number` for all rows: (T, hidden) → (T, heads · head)."""
+        total = len(x)
+        qkv = layer.qkv(self._rms(x, layer.norm)).view(total, -1, self.size)
+        queries, keys, values = qkv.split([self.heads, self.key_heads, self.key_heads], dim=1)
+        queries = _turn(self._rms(queries, layer.query_norm), rope)
+        keys = _turn(self._rms(keys, layer.key_norm), rope)
+        mixed = torch.empty_like(queries)
+        begin = 0
+        for on in shelves:
+            end = begin + on.count
+            stored_keys, stored_values = on.shelf.keys[number], on.shelf.values[number]
+            stored_keys[on.places, :, on.lengths] = keys[begin:end]
+            stored_values[on.places, :, on.lengths] = values[begin:end]
+            mixed[begin:end] = _sdpa(
+                queries[begin:end, :, None],
+                stored_keys[: on.count, :, : on.longest],
+                stored_values[: on.count, :, : on.longest],
+                on.mask,
+            )[:, :, 0]
+            begin = end
+        for (row, count), mask in zip(entering, masks, strict=True):
+            assert row.keys is not None
+            assert row.values is not None
+            end, seen = begin + count, row.length + count
+            row.keys[number, :, row.length : seen] = keys[begin:end].transpose(0, 1)
+            row.values[number, :, row.length : seen] = values[begin:end].transpose(0, 1)
+            mixed[begin:end] = _sdpa(
+                queries[begin:end].transpose(0, 1)[None],
+                row.keys[None, number, :, :seen],
+                row.values[None, number, :, :seen],
+                mask,
+                causal=mask is None,
+            )[0].transpose(0, 1)
+            begin = end
+        return mixed.view(total, -1)
+
+    def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x, (x.shape[-1],), weight, self._epsilon)
+
+    def _empty(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shelved:
+    """A shelf as one pass sees it: where the new token of each row goes, and which tokens each row may see."""
+
+    shelf: Shelf
+    count: int
+    longest: int
+    places: Tensor
+    lengths: Tensor
+    mask: Tensor | None
+
+    @classmethod
+    def of(cls, shelf: Shelf, device: torch.device) -> _Shelved:
+        lengths = torch.tensor(shelf.lengths, device=device)
+        longest = max(shelf.lengths) + 1
+        mask = None
+        if min(shelf.lengths) + 1 < longest:
+            mask = (torch.arange(longest, device=device) <= lengths[:, None])[:, None, None]
+        count = len(shelf.rows)
+        return cls(shelf, count, longest, torch.arange(count, device=device), lengths, mask)
+
+
+def _causal(seen: int, count: int, device: torch.device) -> Tensor | None:
+    """Which tokens each token of a piece may see; None when the piece is the first and plainly causal."""
+    if not seen:
+        return None
+    ones = torch.ones(count, seen + count, dtype=torch.bool, device=device)
+    return ones.tril(diagonal=seen)
+
+
+def _turn(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary position embedding of x (T, heads, head)."""
+    cosine, sine = rope
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat((-second, first), dim=-1) * sine
+
+
+def _sdpa(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, causal: bool = False) -> Tensor:
+    """Grouped attention: queries (n, heads, T, head), keys and values (n, key heads, L, head)."""
+    return functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=True
+    )
