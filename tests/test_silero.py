@@ -92,3 +92,15 @@ def test_another_model_in_its_place_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(silero, "MODEL_PACKAGE", "voice_package")
     with pytest.raises(SetupError, match="SHA-256"):
         Silero()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.001, 0.01])
+@pytest.mark.parametrize("seconds", [8, 30, 300])
+def test_speech_after_a_long_silence_is_heard_as_at_the_start(model, speech, seconds, noise):
+    quiet = seconds * 16_000 // FRAME * FRAME
+    sound = noise * np.random.default_rng(0).standard_normal(quiet + len(speech)).astype(np.float32)
+    sound[quiet:] += speech
+    expected = hear(model, sound[quiet:], 8192) > 0.5
+    heard = hear(model, sound, 8192)[quiet // FRAME :] > 0.5
+    assert np.mean(heard == expected) > 0.97
+    assert abs(int(heard.argmax()) - int(expected.argmax())) <= 4

@@ -112,6 +112,25 @@ class QwenSettings(Section):
     context_tokens: int = Field(4096, ge=0, le=32_768, description="Longest context text, in tokens.")
 
 
+class AlignerSettings(Section):
+    """`[aligner]`: Qwen3-ForcedAligner, which times words (needs the extra `qwen`)."""
+
+    path: Path | None = Field(
+        None, description="Folder of Qwen3-ForcedAligner in either published layout, as safetensors."
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU.",
+    )
+    dtype: str = Field(
+        "auto",
+        pattern="^(auto|bfloat16|float16|float32)$",
+        description="Type of the numbers: auto, bfloat16, float16 or float32. auto is bfloat16 where the hardware "
+        "computes in it, else float16 on a GPU and float32 on a CPU.",
+    )
+
+
 class Settings(BaseSettings):
     """All sections. Build it with `load`."""
 
@@ -146,6 +165,7 @@ class Settings(BaseSettings):
     audio: AudioSettings = AudioSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
     qwen: QwenSettings = QwenSettings()
+    aligner: AlignerSettings = AlignerSettings()
 
     @property
     def temporary_dir(self) -> Path:

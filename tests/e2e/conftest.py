@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tingdao.engines.weights import WHISPER_BASE, find
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -58,6 +60,7 @@ class Server:
             health = httpx2.get(f"{self.url}/health").json()
             if health["status"] == "ok":
                 return health
+            assert health["status"] == "loading", self.log.read_text()
             time.sleep(0.05)
         raise AssertionError(self.log.read_text())
 
@@ -81,7 +84,13 @@ def state(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(state):
+def weights(state):
+    """The folder with the embedded model, put together once for all servers."""
+    return find(WHISPER_BASE, state / "models", hub=False)
+
+
+@pytest.fixture(scope="session")
+def server(state, weights):
     running = Server(state)
     running.wait_until_ready()
     yield running

@@ -17,6 +17,7 @@ import httpx2
 import jiwer
 import openai
 import pytest
+
 from conftest import RECORDINGS
 from e2e.conftest import Server
 
@@ -120,7 +121,9 @@ def test_many_at_once(server):
 
     def send():
         with JFK.open("rb") as recording:
-            answers.append(httpx2.post(f"{server.url}/api/v1/transcribe", files={"file": recording}, timeout=120).json())
+            answers.append(
+                httpx2.post(f"{server.url}/api/v1/transcribe", files={"file": recording}, timeout=120).json()
+            )
 
     threads = [threading.Thread(target=send) for _ in range(6)]
     for thread in threads:
@@ -150,8 +153,8 @@ def test_a_client_that_leaves_leaves_nothing_behind(server):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_is_left_after_a_stop_in_the_middle(state, tmp_path, how):
-    own = Server(tmp_path / "own", TINGDAO_EMBEDDED_PATH=str(state / "models" / "whisper-base"))
+def test_nothing_is_left_after_a_stop_in_the_middle(weights, tmp_path, how):
+    own = Server(tmp_path / "own", TINGDAO_EMBEDDED_PATH=str(weights))
     own.wait_until_ready()
     outcome = []
 
@@ -173,9 +176,9 @@ def test_nothing_is_left_after_a_stop_in_the_middle(state, tmp_path, how):
         assert plain(outcome[0].json()["data"]["text"]) == SAID
 
 
-def test_answers_health_soon_after_start(state, tmp_path):
+def test_answers_health_soon_after_start(weights, tmp_path):
     began = time.monotonic()
-    own = Server(tmp_path / "own", TINGDAO_EMBEDDED_PATH=str(state / "models" / "whisper-base"))
+    own = Server(tmp_path / "own", TINGDAO_EMBEDDED_PATH=str(weights))
     try:
         assert httpx2.get(f"{own.url}/health", timeout=30).json()["status"] in {"ok", "loading"}
         # The aim is 3 s on an idle machine (benchmarks); here only that it is not out of all proportion.

@@ -68,13 +68,14 @@ class Listener:
     However the recording is cut into pieces, the probabilities are the same.
 
     The model grows deaf in a long silence: after twenty seconds it misses the first words that follow, after some
-    minutes whole sentences. So its memory is cleared at the end of every batch in which nothing was heard, and it
-    listens again as at the start of a recording.
+    minutes whole sentences. So silence beyond the first batch of it is forgotten: at the end of each further batch
+    without speech the memory is set back to what it was after the first, which knows the background already.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self._memory = _fresh_memory()
+        self._memory: tuple[Floats, Floats] = (np.zeros((1, 1, _STATE), "f4"), np.zeros((1, 1, _STATE), "f4"))
+        self._rested: tuple[Floats, Floats] | None = None  # memory after the first batch without speech
         self._pending = np.zeros(_CONTEXT, np.float32)
         self._in_batch = 0  # frames that the batch has already; batches are counted from the recording's start
         self._loudest = 0.0  # probability in the batch so far
@@ -108,13 +109,13 @@ class Listener:
         self._in_batch += len(probabilities)
         self._loudest = max(self._loudest, float(probabilities.max()))
         if self._in_batch == _BATCH:
-            if self._loudest < _SILENCE:
-                self._memory = _fresh_memory()
+            if self._loudest >= _SILENCE:
+                self._rested = None
+            elif self._rested is None:
+                self._rested = self._memory
+            else:
+                self._memory = self._rested
             self._in_batch, self._loudest = 0, 0.0
-
-
-def _fresh_memory() -> tuple[Floats, Floats]:
-    return np.zeros((1, 1, _STATE), np.float32), np.zeros((1, 1, _STATE), np.float32)
 
 
 def _windows(samples: Floats) -> Floats:

@@ -27,6 +27,11 @@ from tingdao.types import SAMPLE_RATE
 
 HYSTERESIS = 0.15
 """Speech begins at the threshold and ends this far below it."""
+REACH = 16
+"""Frames (0.5 s) that a run of speech may reach back to where it began to be likely, after twice as long without:
+in a silence after speech the detector grows slow, and needs several frames to be sure."""
+REACHED = 0.15
+"""Probability that a frame must have for that."""
 MIN_PAUSE = 3_200
 """Samples (0.2 s) without speech from which on two spans are two; within a word there is less."""
 MAX_PAUSE = 32_000
@@ -129,6 +134,7 @@ class Cutter:
         self._limit = limit
         self._recording = recording
         self._speaking = False
+        self._run_end = 0  # of the last run of speech, in frames from the next probability on
         self._spans: list[Span] = []  # not yet in a clip
         self._kept = np.empty(0, np.float32)  # probabilities from the first of these spans to now
         self._heard = 0  # samples that `add` has had the probabilities of
@@ -142,7 +148,7 @@ class Cutter:
         self._kept = np.concatenate((self._kept, probabilities))
         yield from self._settle()
         needed = (self._heard - self._spans[0].start) // FRAME if self._spans else 0
-        self._kept = self._kept[len(self._kept) - needed :]
+        self._kept = self._kept[-max(needed, REACH) :]
 
     def end(self, samples: int) -> Iterator[ClipSpan]:
         """Yield the clips that are left. samples: length of the recording."""
@@ -158,7 +164,17 @@ class Cutter:
         speaking = said[decided]
         self._speaking = bool(speaking[-1])
         edges = np.flatnonzero(np.diff(speaking[1:], prepend=0, append=0))
-        return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+        likely = np.concatenate((self._kept[-REACH:], probabilities)) >= REACHED
+        runs = []
+        for start, end in edges.reshape(-1, 2).tolist():
+            if start - self._run_end >= 2 * REACH:
+                here = start + len(likely) - len(probabilities)
+                unlikely = np.flatnonzero(~likely[max(here - REACH, 0) : here][::-1])
+                start -= int(unlikely[0]) if len(unlikely) else min(REACH, here)
+            runs.append((start, end))
+            self._run_end = end
+        self._run_end -= len(probabilities)
+        return runs
 
     def _join(self, run: Span) -> None:
         """Add a run of speech to the span before it, or make it one; forget a span that stayed too short."""

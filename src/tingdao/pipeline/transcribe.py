@@ -13,7 +13,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from tingdao.audio.decode import Decoder
@@ -21,20 +21,8 @@ from tingdao.audio.speech import ClipSpan, SpeechDetector, clips
 from tingdao.audio.spool import Spool
 from tingdao.engines.base import Ask, Engine, Recognition
 from tingdao.errors import UnsupportedOption
-from tingdao.pipeline.repair import LOOPED, collapse_loops
-from tingdao.types import (
-    SAMPLE_RATE,
-    Clip,
-    Evidence,
-    Options,
-    Progress,
-    Segment,
-    Transcript,
-    Usage,
-    Word,
-)
-
-FRAMES_PER_SECOND = 100  # of `Evidence.seek`
+from tingdao.pipeline.segments import segments_of
+from tingdao.types import SAMPLE_RATE, Clip, Options, Progress, Segment, Transcript, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +69,7 @@ class Transcriber:
                     recognition = await task
                     at_work.popleft()
                     usage += recognition.usage
-                    for segment in _segments(span, recognition):
+                    for segment in segments_of(span, recognition):
                         segments.append(segment)
                         yield segment
                     yield Progress(span.end / SAMPLE_RATE, spool.duration, decoded=spool.complete)
@@ -112,31 +100,6 @@ def _ask(engine: Engine, options: Options) -> Ask:
 async def _recognise(spool: Spool, span: ClipSpan, engine: Engine, ask: Ask) -> Recognition:
     samples = await asyncio.to_thread(spool.read, span.start, span.end)
     return await engine.recognise(Clip(samples, span.start / SAMPLE_RATE), ask)
-
-
-def _segments(span: ClipSpan, recognition: Recognition) -> list[Segment]:
-    """What was heard in a clip, in the recording's own time, repaired; without text, nothing."""
-    offset = span.start / SAMPLE_RATE
-    if recognition.segments:
-        heard = [_shifted(segment, offset) for segment in recognition.segments]
-    else:
-        # The engine knows no times: the speech that the detector saw in the clip bounds the text.
-        start, end = span.speech[0].start / SAMPLE_RATE, span.speech[-1].end / SAMPLE_RATE
-        heard = [Segment(recognition.text, start, end, recognition.language)]
-    return [repaired for segment in heard if (repaired := _repaired(segment)).text]
-
-
-def _shifted(segment: Segment, offset: float) -> Segment:
-    words = segment.words and tuple(Word(w.text, w.start + offset, w.end + offset) for w in segment.words)
-    evidence: Evidence | None = segment.evidence
-    if evidence is not None:
-        evidence = replace(evidence, seek=evidence.seek + round(offset * FRAMES_PER_SECOND))
-    return replace(segment, start=segment.start + offset, end=segment.end + offset, words=words, evidence=evidence)
-
-
-def _repaired(segment: Segment) -> Segment:
-    text, looped = collapse_loops(segment.text)
-    return replace(segment, text=text, flags=(*segment.flags, LOOPED)) if looped else segment
 
 
 def _main_language(segments: list[Segment]) -> str | None:
