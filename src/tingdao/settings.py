@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -24,6 +24,23 @@ from tingdao.errors import SetupError
 ENV_PREFIX = "TINGDAO_"
 CONFIG_VARIABLE = "TINGDAO_CONFIG"
 MIB = 1024 * 1024
+
+
+Device = Annotated[
+    str,
+    Field(
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU.",
+    ),
+]
+Dtype = Annotated[
+    str,
+    Field(
+        pattern="^(auto|bfloat16|float16|float32)$",
+        description="Type of the numbers: auto, bfloat16, float16 or float32. auto is bfloat16 where the hardware "
+        "computes in it, else float16 on a GPU and float32 on a CPU.",
+    ),
+]
 
 
 class Section(BaseModel):
@@ -89,17 +106,8 @@ class QwenSettings(Section):
         default_factory=dict,
         description="Model names, and the folder of each: Qwen3-ASR in either published layout, as safetensors.",
     )
-    device: str = Field(
-        "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU.",
-    )
-    dtype: str = Field(
-        "auto",
-        pattern="^(auto|bfloat16|float16|float32)$",
-        description="Type of the numbers: auto, bfloat16, float16 or float32. auto is bfloat16 where the hardware "
-        "computes in it, else float16 on a GPU and float32 on a CPU.",
-    )
+    device: Device = "auto"
+    dtype: Dtype = "auto"
     width: int = Field(
         0, ge=0, le=1024, description="Clips recognised in one batch; 0 means 64 on a GPU and 16 on a CPU."
     )
@@ -118,17 +126,8 @@ class AlignerSettings(Section):
     path: Path | None = Field(
         None, description="Folder of Qwen3-ForcedAligner in either published layout, as safetensors."
     )
-    device: str = Field(
-        "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU.",
-    )
-    dtype: str = Field(
-        "auto",
-        pattern="^(auto|bfloat16|float16|float32)$",
-        description="Type of the numbers: auto, bfloat16, float16 or float32. auto is bfloat16 where the hardware "
-        "computes in it, else float16 on a GPU and float32 on a CPU.",
-    )
+    device: Device = "auto"
+    dtype: Dtype = "auto"
 
 
 class Settings(BaseSettings):
