@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,7 +25,7 @@ def choose_device(wanted: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SetupError(
             f"There is no GPU {wanted!r} that PyTorch can use: it finds {torch.cuda.device_count()}. "
-            "Set `[qwen] device` to auto or cpu, or install a PyTorch with CUDA and its driver."
+            "Set `device` to auto or cpu, or install a PyTorch with CUDA and its driver."
         )
     return device
 
@@ -76,6 +78,20 @@ def free_memory(device: torch.device) -> int:
     if limit.is_file() and (bound := limit.read_text().strip()).isdigit():
         free = min(free, int(bound) - int(limit.with_name("memory.current").read_text()))
     return max(free, 0)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Torch's ways to say that memory ran out → MemoryError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise MemoryError(str(error)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 def _bfloat16_is_faster() -> bool:

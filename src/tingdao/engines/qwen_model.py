@@ -12,13 +12,12 @@ Everything here is called from one thread. It knows token ids, not text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tingdao.engines.hardware import memory_errors
 from tingdao.engines.qwen_decoder import Decoder, Memory
 from tingdao.engines.qwen_dialogue import Job, audio_tokens
 from tingdao.engines.qwen_encoder import Encoder
@@ -72,7 +71,7 @@ class QwenModel:
 
     def enter(self, job: Job) -> None:
         """Take a job in; one that was put back goes on where it was."""
-        with _memory_errors(), torch.inference_mode():
+        with memory_errors(), torch.inference_mode():
             ids = [*job.head, *[HEARD] * audio_tokens(job.frames), *job.tail, *job.tokens]
             memory = self._decoder.enter(len(ids), self.cost(job))
             features = self._encoder.features(job.samples)
@@ -82,7 +81,7 @@ class QwenModel:
 
     def step(self) -> list[Job]:
         """One pass over all rows; returns the jobs that got a token."""
-        with _memory_errors(), torch.inference_mode():
+        with memory_errors(), torch.inference_mode():
             return self._step()
 
     def leave(self, job: Job) -> None:
@@ -152,17 +151,3 @@ class QwenModel:
             shift = len(row.job.head) - start
             embedded[begin + shift : end + shift] = row.heard[begin:end]
         return embedded
-
-
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Torch's ways to say that memory ran out → MemoryError."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise MemoryError(str(error)) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            raise MemoryError(str(error)) from error
-        raise

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import torch
 
 Config = dict[str, Any]
+Kind = Literal["model", "aligner"]
+"""Qwen3-ASR itself, or Qwen3-ForcedAligner: the same but for its head, and for the text it is given."""
 Shape = tuple[int, ...]
 
 SIZES = {"BF16": 2, "F16": 2, "F32": 4}
@@ -39,6 +41,10 @@ RENAMES = (
     ("thinker.", "model."),
 )
 """Names of the original layout → names of the native one; the first that fits counts."""
+ALIGNER_RENAMES = (("thinker.lm_head.", "score."), *RENAMES)
+"""The same for the forced aligner, whose output matrix scores steps of time instead of tokens."""
+STEP_MS = 80
+"""Milliseconds to a step of the aligner, where its folder does not say."""
 CONSTANT = (
     ("audio_config", "n_window", 50),
     ("audio_config", "activation_function", "gelu"),
@@ -48,7 +54,7 @@ CONSTANT = (
 """What all published checkpoints have in common, and the arithmetic here relies on."""
 HEADER_LIMIT = 100_000_000
 """Bytes; the limit that the safetensors format sets itself."""
-AGAIN = "Download it again: `tingdao download 0.6b` or `tingdao download 1.7b`."
+AGAIN = "Download it again: `tingdao download 0.6b`, `1.7b` or `aligner`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +104,14 @@ class Checkpoint:
         return torch.from_numpy(data).view(kinds[entry.kind]).view(entry.shape)
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, kind: Kind = "model") -> Checkpoint:
     """Look at a folder, and promise that every tensor is there. Raises SetupError with the next step in words."""
     if not folder.is_dir():
         raise SetupError(f"{folder} is not a folder. Give the folder that holds config.json. {AGAIN}")
     _refuse_code(folder)
-    config, layout = _config(folder)
-    stored = {_native(name): entry for name, entry in _entries(folder).items()}
+    config, layout = _config(folder, kind)
+    renames = ALIGNER_RENAMES if kind == "aligner" else RENAMES
+    stored = {_native(name, renames): entry for name, entry in _entries(folder).items()}
     wanted = expected(config)
     missing = [name for name in wanted if name not in stored]
     if missing:
@@ -175,13 +182,15 @@ def expected(config: Config) -> dict[str, Shape]:
             f"{layer}.mlp.down_proj.weight": (hidden, mlp),
         }
     shapes["model.language_model.norm.weight"] = (hidden,)
-    if not text.get("tie_word_embeddings", True):
+    if "num_labels" in config:
+        shapes["score.weight"] = (config["num_labels"], hidden)
+    elif not text.get("tie_word_embeddings", True):
         shapes["lm_head.weight"] = (text["vocab_size"], hidden)
     return shapes
 
 
-def _native(name: str) -> str:
-    for old, new in RENAMES:
+def _native(name: str, renames: tuple[tuple[str, str], ...]) -> str:
+    for old, new in renames:
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
@@ -208,26 +217,32 @@ def _refuse_code(folder: Path) -> None:
             )
 
 
-def _config(folder: Path) -> tuple[Config, Literal["native", "original"]]:
+def _config(folder: Path, kind: Kind) -> tuple[Config, Literal["native", "original"]]:
     """The config in native terms, and the layout it was written in."""
     config = _json(folder / "config.json")
-    kind, names = config.get("model_type"), config.get("architectures") or []
-    if kind == "qwen3_asr" and "Qwen3ASRForTokenClassification" in names:
-        raise SetupError(f"{folder} holds the forced aligner, which gives times and no text. {AGAIN}")
+    family = config.get("model_type")
     thinker = config.get("thinker_config")
     whole = thinker if isinstance(thinker, dict) else config
-    if whole.get("model_type") == "qwen3_forced_aligner":
+    if family != "qwen3_asr" or not all(isinstance(whole.get(part), dict) for part in ("audio_config", "text_config")):
+        raise SetupError(f"{folder} holds another kind of model ({family or 'unknown'}), not Qwen3-ASR. {AGAIN}")
+    aligner = "Qwen3ASRForTokenClassification" in (config.get("architectures") or []) or "forced_aligner" in str(
+        whole.get("model_type")
+    )
+    if kind == "model" and aligner:
         raise SetupError(f"{folder} holds the forced aligner, which gives times and no text. {AGAIN}")
-    if kind != "qwen3_asr" or not all(isinstance(whole.get(part), dict) for part in ("audio_config", "text_config")):
-        raise SetupError(f"{folder} holds another kind of model ({kind or 'unknown'}), not Qwen3-ASR. {AGAIN}")
+    if kind == "aligner" and not aligner:
+        raise SetupError(f"{folder} holds Qwen3-ASR itself, which gives text and no times. {AGAIN}")
     text = dict(whole["text_config"])
+    theta = text.pop("rope_theta", 1_000_000)
     rope = text.get("rope_parameters") or {}
-    text["rope_parameters"] = {
-        # The three position axes of the original's interleaved rope are always equal here: it is the plain rope.
-        "rope_type": "default",
-        "rope_theta": rope.get("rope_theta", text.get("rope_theta", 1_000_000)),
-    }
+    # The three position axes of the original's interleaved rope are always equal here: it is the plain rope. Its old
+    # name must not stay either: transformers would prefer it, and lose the theta.
+    text.pop("rope_scaling", None)
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": rope.get("rope_theta", theta)}
     native = {**whole, "model_type": "qwen3_asr", "text_config": text}
+    if aligner:
+        native["num_labels"] = whole.get("classify_num", len(config.get("id2label") or ()))
+        native["timestamp_segment_time"] = _step(folder, config)
     for part, name, value in CONSTANT:
         if native[part].get(name, value) != value:
             raise SetupError(
@@ -239,6 +254,16 @@ def _config(folder: Path) -> tuple[Config, Literal["native", "original"]]:
     except (KeyError, TypeError) as error:
         raise SetupError(f"{folder / 'config.json'} is incomplete or wrong at {error}. {AGAIN}") from None
     return native, "original" if thinker is not None else "native"
+
+
+def _step(folder: Path, config: Config) -> int:
+    """Milliseconds to a step of the aligner: the original layout has it in the config, the native in the processor."""
+    processor = folder / "processor_config.json"
+    said = (_json(processor) if processor.is_file() else {}) | config
+    step = said.get("timestamp_segment_time", STEP_MS)
+    if not isinstance(step, int | float) or int(step) < 1:
+        raise SetupError(f"{folder} says that a step of time is {step!r} milliseconds. {AGAIN}")
+    return int(step)
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
