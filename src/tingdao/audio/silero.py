@@ -31,8 +31,8 @@ FRAME = 512
 MODEL_PACKAGE, MODEL_FILE = "faster_whisper", "assets/silero_vad_v6.onnx"
 MODEL_SHA256 = "4cbf549b8326f60f80f2536d9eefeb450a9abe83365a098031c89719f1be17d2"
 
-_BATCH = 128
-"""Frames a run: enough to fill the matrix products, few enough that 0.5 MB of windows stays in a core's cache."""
+_BATCH = 64
+"""Frames a run (2 s): enough to fill the matrix products, and few enough to stay in a core's cache."""
 _SILENCE = 0.1
 """Probability below which nothing is heard."""
 _CONTEXT, _WINDOW, _HOP, _STATE = 64, 256, 128, 128

@@ -30,7 +30,7 @@ HYSTERESIS = 0.15
 REACH = 16
 """Frames (0.5 s) that a run of speech may reach back to where it began to be likely, after twice as long without:
 in a silence after speech the detector grows slow, and needs several frames to be sure."""
-REACHED = 0.15
+REACHED = 0.1
 """Probability that a frame must have for that."""
 MIN_PAUSE = 3_200
 """Samples (0.2 s) without speech from which on two spans are two; within a word there is less."""
