@@ -21,6 +21,7 @@ from tingdao.engines.qwen_weights import RENAMES, Config, expected
 
 SPOKEN = ["<|audio_start|>", "<|audio_end|>", "<tts_pad>", "<tts_text_bos>", "<tts_text_eod>", "<tts_text_bos_single>"]
 SPOKEN += ["<non_speech>", "<|audio_pad|>", *(f"<blank{number}>" for number in range(1, 28))]
+ADDED = ["content", "lstrip", "normalized", "rstrip", "single_word", "special"]
 PLAIN = ["<asr_text>", "<timestamp>"]
 TEMPLATE = """
 {%- if messages[0].role != "system" %}{{ "<|im_start|>system\\n<|im_end|>\\n" }}{% endif -%}
@@ -146,36 +147,33 @@ def write(out: Path, source: Path, size: str, layout: str, seed: int = 0) -> Non
     made = tokenizer(source)
     settings = config(size, made)
     tensors = weights(settings, made, seed)
-    if layout == "original":
-        settings, tensors = original(settings, tensors)
     extractor = {"feature_size": 128, "sampling_rate": 16000, "hop_length": 160, "n_fft": 400, "chunk_length": 30}
     marks = {"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}
-    texts = {
-        "tokenizer_config.json": {
-            "tokenizer_class": "Qwen2Tokenizer",
-            "processor_class": "Qwen3ASRProcessor",
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "extra_special_tokens": marks,
-            **marks,
-        },
-        "generation_config.json": {"do_sample": False, "eos_token_id": [made.token_to_id("<|im_end|>")]},
-        "config.json": settings,
-    }
+    words = {"tokenizer_class": "Qwen2Tokenizer", "processor_class": "Qwen3ASRProcessor", **marks}
+    words |= {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "extra_special_tokens": marks}
+    texts: dict[str, Config] = {}
     if layout == "original":
-        texts["preprocessor_config.json"] = {**extractor, "feature_extractor_type": "WhisperFeatureExtractor"}
-    else:
-        texts["processor_config.json"] = {
-            "processor_class": "Qwen3ASRProcessor",
-            "feature_extractor": {**extractor, "feature_extractor_type": "Qwen3ASRFeatureExtractor", "n_window": 50},
-        }
-    if layout == "original":
+        settings, tensors = original(settings, tensors)
+        whole = json.loads(made.to_str())["model"]
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in whole["merges"]]
+        (out / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+        texts["vocab.json"] = whole["vocab"]
         texts["chat_template.json"] = {"chat_template": TEMPLATE}
+        texts["preprocessor_config.json"] = {**extractor, "feature_extractor_type": "WhisperFeatureExtractor"}
+        added = made.get_added_tokens_decoder()
+        words["added_tokens_decoder"] = {
+            str(number): {name: getattr(token, name) for name in ADDED} for number, token in added.items()
+        }
     else:
+        made.save(str(out / "tokenizer.json"))
         (out / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+        extractor |= {"feature_extractor_type": "Qwen3ASRFeatureExtractor", "n_window": 50}
+        texts["processor_config.json"] = {"processor_class": "Qwen3ASRProcessor", "feature_extractor": extractor}
+    texts["tokenizer_config.json"] = words
+    texts["generation_config.json"] = {"do_sample": False, "eos_token_id": [made.token_to_id("<|im_end|>")]}
+    texts["config.json"] = settings
     for name, content in texts.items():
-        (out / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    made.save(str(out / "tokenizer.json"))
+        (out / name).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -72,6 +72,9 @@ class Memory:
 class Shelf:
     """Keys and values of the settled rows of one capacity, in places 0, 1, … without a gap.
 
+    Every row is filled up with zeros as far as the longest one reaches: attention masks what lies there, but nothing
+    times a NaN left over in fresh memory is still a NaN. What lies beyond is never touched, nor taken from the system.
+
     keys, values: (layers, places, key heads, capacity, head).
     """
 
@@ -91,8 +94,11 @@ class Shelf:
         if len(self.rows) == self.keys.shape[1]:
             self.keys, self.values = _doubled(self.keys), _doubled(self.values)
         row.place = len(self.rows)
-        self.keys[:, row.place, :, : row.length] = row.keys
-        self.values[:, row.place, :, : row.length] = row.values
+        longest = max(self.lengths, default=0)
+        for stored, brought in ((self.keys, row.keys), (self.values, row.values)):
+            stored[:, row.place, :, : row.length] = brought
+            stored[:, row.place, :, row.length : longest] = 0
+            stored[:, : row.place, :, longest : row.length] = 0
         row.shelf, row.keys, row.values = self, None, None
         self.rows.append(row)
 
@@ -100,8 +106,8 @@ class Shelf:
         """Free a row's place; the last row moves into it."""
         last = self.rows.pop()
         if last is not row:
-            self.keys[:, row.place, :, : last.length] = self.keys[:, last.place, :, : last.length]
-            self.values[:, row.place, :, : last.length] = self.values[:, last.place, :, : last.length]
+            for stored in (self.keys, self.values):
+                stored[:, row.place, :, : last.length] = stored[:, last.place, :, : last.length]
             last.place = row.place
             self.rows[row.place] = last
 
@@ -297,12 +303,13 @@ class _Shelved:
 
     @classmethod
     def of(cls, shelf: Shelf, device: torch.device) -> _Shelved:
-        lengths = torch.tensor(shelf.lengths, device=device)
+        count, lengths = len(shelf.rows), torch.tensor(shelf.lengths, device=device)
         longest = max(shelf.lengths) + 1
         mask = None
         if min(shelf.lengths) + 1 < longest:
             mask = (torch.arange(longest, device=device) <= lengths[:, None])[:, None, None]
-        count = len(shelf.rows)
+            for stored in (shelf.keys, shelf.values):
+                stored[:, :count, :, longest - 1] = 0
         return cls(shelf, count, longest, torch.arange(count, device=device), lengths, mask)
 
 
