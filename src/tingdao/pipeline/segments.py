@@ -7,14 +7,24 @@ engines tend to begin a segment with the clip, or with the end of the one before
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from tingdao.audio.speech import ClipSpan
 from tingdao.engines.base import Recognition
-from tingdao.pipeline.repair import LOOPED, collapse_loops
+from tingdao.pipeline.repair import CUT_OFF, LOOPED, collapse_loops
 from tingdao.types import SAMPLE_RATE, Segment, Word
 
+if TYPE_CHECKING:
+    from tingdao.engines.aligner import Alignment
+
 FRAMES_PER_SECOND = 100  # of `Evidence.seek`
+SENTENCE_END = re.compile(r"[。！？…]|[.!?](?=[\s\"'”’)\]]|$)")
+SENTENCE_PAUSE = 0.8
+"""Seconds without a word from which on a new segment begins."""
+LONGEST_SEGMENT = 15.0
+"""Seconds."""
 
 
 def segments_of(span: ClipSpan, recognition: Recognition) -> list[Segment]:
@@ -26,7 +36,49 @@ def segments_of(span: ClipSpan, recognition: Recognition) -> list[Segment]:
     else:
         # The engine knows no times: the speech that the detector saw in the clip bounds the text.
         heard = [Segment(recognition.text, speech[0][0], speech[-1][1], recognition.language)]
+    if recognition.ended == "length":
+        heard[-1] = replace(heard[-1], flags=(*heard[-1].flags, CUT_OFF))
     return [repaired for segment in heard if (repaired := _repaired(segment)).text]
+
+
+def aligned_segments(whole: Segment, alignment: Alignment, offset: float) -> list[Segment]:
+    """A clip's text in sentences, timed by its words: cut after sentence marks, in pauses, and before it gets long.
+
+    alignment: the words of `whole.text` in order, in seconds from the clip's start, which is at `offset`.
+    Each segment begins with its first word and ends with its last; all text, punctuation too, is in one of them.
+    """
+    text, begins, at = whole.text, [], 0
+    for word in alignment.words:
+        at = text.index(word.text, at)
+        begins.append(at)
+        at += len(word.text)
+    words = [replace(word, start=word.start + offset, end=word.end + offset) for word in alignment.words]
+    if not words:
+        return [whole]
+    segments, first = [], 0
+    for last in range(len(words)):
+        ends = last + 1 == len(words)
+        if not ends:
+            between = text[begins[last] + len(words[last].text) : begins[last + 1]]
+            pause = words[last + 1].start - words[last].end
+            long = words[last + 1].end - words[first].start > LONGEST_SEGMENT
+            ends = pause >= SENTENCE_PAUSE or long or bool(SENTENCE_END.search(between))
+        if ends:
+            begin = begins[first] if first else 0
+            end = begins[last + 1] if last + 1 < len(words) else len(text)
+            odd = sorted({flag for flag in alignment.flags[first : last + 1] if flag})
+            segments.append(
+                replace(
+                    whole,
+                    text=text[begin:end].strip(),
+                    start=words[first].start,
+                    end=words[last].end,
+                    words=tuple(words[first : last + 1]),
+                    flags=(*whole.flags, *odd),
+                )
+            )
+            first = last + 1
+    return segments
 
 
 def _shifted(segment: Segment, offset: float) -> Segment:
@@ -52,5 +104,5 @@ def _snapped(segment: Segment, speech: list[tuple[float, float]]) -> Segment:
 
 
 def _repaired(segment: Segment) -> Segment:
-    text, looped = collapse_loops(segment.text)
-    return replace(segment, text=text, flags=(*segment.flags, LOOPED)) if looped else segment
+    text, looped = collapse_loops(segment.text.strip())
+    return replace(segment, text=text, flags=(*segment.flags, LOOPED) if looped else segment.flags)

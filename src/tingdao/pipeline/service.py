@@ -6,14 +6,19 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from tingdao.audio.decode import Decoder
-from tingdao.engines.registry import Registry
+from tingdao.engines.base import ModelCard
+from tingdao.engines.registry import Loading, Registry
+from tingdao.errors import UnsupportedOption
 from tingdao.languages import parse
 from tingdao.observe import Metrics
 from tingdao.pipeline.transcribe import Transcriber
 from tingdao.types import Options, Progress, Segment, Transcript
+
+if TYPE_CHECKING:
+    from tingdao.engines.aligner import Aligner
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,7 @@ class Service:
     """Everything behind the doors. `app.build` makes one from the settings."""
 
     registry: Registry
+    aligner: Loading[Aligner] | None
     decoder: Decoder
     transcriber: Transcriber
     metrics: Metrics
@@ -34,6 +40,8 @@ class Service:
         """Stop everything and free the models."""
         await self.decoder.close()
         await self.registry.close()
+        if self.aligner is not None:
+            await self.aligner.close()
 
     async def run(
         self, source: BinaryIO, model: str | None, options: Options
@@ -45,7 +53,10 @@ class Service:
         began = time.monotonic()
         engine = await self.registry.engine(model)
         options = replace(options, language=parse(options.language, engine.card.languages))
-        async with aclosing(self.transcriber.run(source, engine, options)) as events:
+        aligner = None
+        if options.words and "words" not in engine.card.can:
+            aligner = await self._aligner(engine.card, options.language)
+        async with aclosing(self.transcriber.run(source, engine, options, aligner)) as events:
             async for event in events:
                 # Before the yield: nobody asks for what follows the transcript.
                 if isinstance(event, Transcript):
@@ -59,6 +70,18 @@ class Service:
                 if isinstance(event, Transcript):
                     return event
         raise AssertionError("the pipeline ended without a transcript")
+
+    async def _aligner(self, card: ModelCard, language: str | None) -> Aligner:
+        if self.aligner is None:
+            raise UnsupportedOption(
+                f"The model {card.name!r} gives no word times, and no aligner is set up that would. Leave words out; "
+                "the operator can add one with `tingdao download aligner`.",
+                param="words",
+            )
+        aligner = await self.aligner.get()
+        if language is not None:
+            aligner.require(language)
+        return aligner
 
     def _count(self, transcript: Transcript, seconds: float) -> None:
         self.metrics.audio_seconds.labels(transcript.model).inc(transcript.duration)

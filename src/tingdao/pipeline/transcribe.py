@@ -1,6 +1,6 @@
 """A recording in, a transcript out.
 
-    source ─ Decoder ─► Spool (16 kHz, on disk) ─ clips() ─► ClipSpan ─ engine.recognise ─► repair ─► Segment
+    source ─ Decoder ─► Spool (16 kHz, on disk) ─ clips ─► ClipSpan ─ Listener (engine, repair, aligner) ─► Segment
 
 The stages run at once: the first clip is recognised while the rest is still being decoded, and several clips of
 one recording are recognised side by side. Segments come out in the order of the recording. Only the clips in work
@@ -14,15 +14,17 @@ from collections import defaultdict, deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from tingdao.audio.decode import Decoder
 from tingdao.audio.speech import ClipSpan, SpeechDetector, clips
-from tingdao.audio.spool import Spool
-from tingdao.engines.base import Ask, Engine, Recognition
+from tingdao.engines.base import Ask, Engine, ModelCard
 from tingdao.errors import UnsupportedOption
-from tingdao.pipeline.segments import segments_of
-from tingdao.types import SAMPLE_RATE, Clip, Options, Progress, Segment, Transcript, Usage
+from tingdao.pipeline.clip import Heard, Listener
+from tingdao.types import SAMPLE_RATE, Options, Progress, Segment, Transcript, Usage
+
+if TYPE_CHECKING:
+    from tingdao.engines.aligner import Aligner
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +39,24 @@ class Transcriber:
     clip_limit: float
 
     async def run(
-        self, source: BinaryIO, engine: Engine, options: Options
+        self, source: BinaryIO, engine: Engine, options: Options, aligner: Aligner | None = None
     ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
         """Transcribe a recording; the last item is the whole `Transcript`.
 
         source: an open file with a descriptor, in any supported format.
+        aligner: times words where the engine does not; needed only when `options.words` is set.
         Closing the iterator stops the decoder and frees the engine.
         Raises a TingdaoError for what is wrong with the recording or the options.
         """
-        ask = _ask(engine, options)
+        ask = ask_of(engine.card, options)
+        needed = aligner if options.words and not ask.words else None
         segments: list[Segment] = []
         usage = Usage()
-        at_work: deque[tuple[ClipSpan, asyncio.Task[Recognition]]] = deque()
+        at_work: deque[tuple[ClipSpan, asyncio.Task[Heard]]] = deque()
         limit = min(self.clip_limit, engine.card.clip_limit)
         try:
-            async with (
-                self.decoder.open(source) as spool,
-                aclosing(clips(spool, self.detector, limit)) as spans,
-            ):
+            async with self.decoder.open(source) as spool, aclosing(clips(spool, self.detector, limit)) as spans:
+                listener = Listener(spool, engine, ask, needed)
                 more = True
                 while more or at_work:
                     # One clip more than the engine works on, so that it never waits for us.
@@ -63,13 +65,13 @@ class Transcriber:
                         if span is None:
                             more = False
                         else:
-                            at_work.append((span, asyncio.create_task(_recognise(spool, span, engine, ask))))
+                            at_work.append((span, asyncio.create_task(listener.hear(span))))
                         continue
                     span, task = at_work[0]
-                    recognition = await task
+                    heard = await task
                     at_work.popleft()
-                    usage += recognition.usage
-                    for segment in segments_of(span, recognition):
+                    usage += heard.usage
+                    for segment in heard.segments:
                         segments.append(segment)
                         yield segment
                     yield Progress(span.end / SAMPLE_RATE, spool.duration, decoded=spool.complete)
@@ -82,24 +84,20 @@ class Transcriber:
         yield Transcript(tuple(segments), _main_language(segments), duration, engine.card.name, usage)
 
 
-def _ask(engine: Engine, options: Options) -> Ask:
-    """The engine's part of the options. Raises UnsupportedOption for what this engine cannot do."""
+def ask_of(card: ModelCard, options: Options) -> Ask:
+    """The engine's part of the options. Words that it does not give are left to the aligner.
+
+    Raises UnsupportedOption for what this engine cannot do.
+    """
     for wanted, ability, param in (
-        (options.words, "words", "words"),
         (options.context, "context", "prompt"),
         (options.language, "force_language", "language"),
     ):
-        if wanted and ability not in engine.card.can:
+        if wanted and ability not in card.can:
             raise UnsupportedOption(
-                f"The model {engine.card.name!r} cannot honour {param!r}. Leave it out, or choose another model.",
-                param=param,
+                f"The model {card.name!r} cannot honour {param!r}. Leave it out, or choose another model.", param=param
             )
-    return Ask(language=options.language, context=options.context, words=options.words)
-
-
-async def _recognise(spool: Spool, span: ClipSpan, engine: Engine, ask: Ask) -> Recognition:
-    samples = await asyncio.to_thread(spool.read, span.start, span.end)
-    return await engine.recognise(Clip(samples, span.start / SAMPLE_RATE), ask)
+    return Ask(language=options.language, context=options.context, words=options.words and "words" in card.can)
 
 
 def _main_language(segments: list[Segment]) -> str | None:
