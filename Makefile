@@ -17,8 +17,8 @@ serve: setup     ## set up and serve on http://127.0.0.1:8000
 test: .venv/tools  ## set up and run the fast tests
 	$(BIN)/python -m pytest -q
 
-test-full: .venv/tools  ## the tests with a real server and the real embedded model
-	$(BIN)/python -m pytest -q -m e2e
+test-full: .venv/torch  ## the tests with a real server, real models, PyTorch and a browser (needs chromium)
+	$(BIN)/python -m pytest -q -m "e2e or qwen"
 
 lint: .venv/tools  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check .
@@ -36,7 +36,7 @@ bench: .venv/tools  ## front-end speed and accuracy on this machine
 
 lock: .venv/tools  ## renew constraints.txt from pyproject.toml
 	$(PIP) install -q uv
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra embedded --extra dev pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra embedded --extra dev --extra qwen --extra japanese --override tools/lock-overrides.txt pyproject.toml -o constraints.txt
 
 clean:           ## remove the environment
 	rm -rf .venv
@@ -51,4 +51,10 @@ clean:           ## remove the environment
 
 .venv/tools: .venv/ready
 	$(PIP) install -q -c constraints.txt -e '.[embedded,dev]'
+	@touch $@
+
+# PyTorch first and alone, so that its CPU build is taken where one is offered.
+.venv/torch: .venv/tools
+	$(PIP) install -q torch==2.13.0
+	$(PIP) install -q -c constraints.txt -e '.[embedded,dev,qwen,japanese]'
 	@touch $@
