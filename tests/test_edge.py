@@ -1,6 +1,7 @@
 """Limits, ids, cancelling and errors at the edge."""
 
 import asyncio
+import errno
 import json
 import logging
 import re
@@ -158,3 +159,12 @@ def test_logs_are_json_with_the_request_and_without_the_transcript(make_client, 
     assert (request["status"], request["path"]) == (200, PATH)
     assert request["total_ms"] > 0
     assert "canary" not in caplog.text
+
+
+def test_a_full_disk_is_a_507(client, recordings, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("starlette.datastructures.UploadFile.write", full)
+    answer = client.post(PATH, files={"file": (recordings / "cards_001.flac").read_bytes()})
+    assert (answer.status_code, answer.json()["error"]) == (507, "storage_full")

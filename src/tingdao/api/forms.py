@@ -7,13 +7,14 @@ pydantic model that forbids unknown ones; the same model describes the form in t
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from tingdao.errors import (
@@ -21,6 +22,7 @@ from tingdao.errors import (
     EmptyAudio,
     MalformedUpload,
     MissingFile,
+    StorageFull,
     TingdaoError,
     TooManyFiles,
     UnknownField,
@@ -55,7 +57,7 @@ async def read_form(request: Request, fields: type[FieldsT]) -> AsyncIterator[tu
         request.headers, request.stream(), max_files=2, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
     )
     try:
-        form = await parser.parse()
+        form = await _parsed(parser)
         if not parser.complete:
             raise MultiPartException("It ends before its closing boundary: the upload was cut short.")
         uploads = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
@@ -73,6 +75,16 @@ async def read_form(request: Request, fields: type[FieldsT]) -> AsyncIterator[tu
         ) from None
     finally:
         parser.close()
+
+
+async def _parsed(parser: _Parser) -> FormData:
+    """The form, received. Raises StorageFull when the disk has no room for the recording."""
+    try:
+        return await parser.parse()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("The service has no disk space left for this recording. Try again later.") from None
+        raise
 
 
 class _Parser(MultiPartParser):
