@@ -1,0 +1,169 @@
+"""Qwen3-ForcedAligner: a clip and its text → when each word is said.
+
+    text ─ aligner_words ─► units ─ aligner_prompt ─► jobs ─ batcher ─► aligner_model ─► steps ─ aligner_times ─► words
+
+Up to `clip_limit` a clip is aligned in one piece. A longer one is aligned in parts: the aligner hears the next
+`clip_limit` seconds and is given somewhat fewer words than they hold at the pace of what is left, because it spreads
+few words over much sound well, and piles words that are not there up at the end. Of these words those are kept that
+lie safely before the end, up to the longest pause among the last sure ones; there the next part begins. Should no word
+be sure, half of the piece is taken as it is, flagged, and left behind: every part gets on, whatever the text.
+
+All calls share one batch, and one thread owns the model (`batcher`). Torch and transformers, which come with the extra
+`qwen`, are imported when a model is loaded and not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tingdao.engines import aligner_words
+from tingdao.engines.aligner_prompt import Job, Prompter
+from tingdao.engines.aligner_times import RETIMED, UNTIMED, Flag, Span, spans
+from tingdao.engines.aligner_words import LANGUAGES, Unit
+from tingdao.engines.batcher import Batcher
+from tingdao.engines.qwen import read_tokenizer
+from tingdao.engines.qwen_weights import open_checkpoint
+from tingdao.errors import SetupError
+from tingdao.settings import AlignerSettings
+from tingdao.types import SAMPLE_RATE, Clip, Word
+
+if TYPE_CHECKING:
+    from tingdao.engines.aligner_model import AlignerModel
+
+log = logging.getLogger(__name__)
+
+CLIP_LIMIT = 180.0
+"""Seconds aligned in one piece, as in the official code. The model takes 300, but its times get worse towards them."""
+FILL = 0.75
+"""Of the words that a piece would hold at the pace of what is left, how many it is given."""
+TAIL = 5.0
+"""Seconds before the end of a piece that are aligned again with what follows."""
+SURE = 10
+"""Words among which the longest pause is looked for."""
+HALF = 0.5
+"""Of a piece, how far it must get."""
+WIDTH, BUDGET = 256, 1_000_000
+"""Clips and tokens that may wait in the batch; how many of them go into one pass is the model's own affair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The words of a clip and what is to be said about their times.
+
+    words: in order, without the punctuation around them; seconds from the clip's start. Each is a piece of the text as
+        it stands there, so it is found again by looking for one after the other.
+    flags: one for each word: "" as measured, "retimed" where start or end was filled in from the words around it,
+        "untimed" where start and end are the same moment.
+    """
+
+    words: tuple[Word, ...] = ()
+    flags: tuple[Flag, ...] = ()
+
+
+class Aligner:
+    """One loaded Qwen3-ForcedAligner.
+
+    languages: ISO codes whose words it times. clip_limit: seconds it takes in one piece; longer clips go in parts.
+    """
+
+    languages = LANGUAGES
+    clip_limit = CLIP_LIMIT
+
+    def __init__(self, model: AlignerModel, prompter: Prompter) -> None:
+        self._prompter, self._step_ms = prompter, model.step_ms
+        self._batcher: Batcher[Job] = Batcher(model, width=WIDTH, budget=BUDGET, wait=0)
+
+    @classmethod
+    def load(cls, folder: Path, settings: AlignerSettings) -> Aligner:
+        """Load a folder of either layout; blocks for seconds. Raises SetupError."""
+        checkpoint = open_checkpoint(folder, "aligner")
+        try:
+            import torch
+
+            from tingdao.engines.aligner_model import AlignerModel
+            from tingdao.engines.hardware import choose_device, choose_dtype
+        except ImportError as error:
+            raise SetupError(
+                f"The forced aligner needs PyTorch and transformers, and {error.name} is not installed. "
+                "Run: pip install 'tingdao[qwen]'"
+            ) from error
+        device = choose_device(settings.device)
+        dtype = choose_dtype(settings.dtype, device)
+        prompter = Prompter(read_tokenizer(folder))
+        try:
+            model = AlignerModel(checkpoint, prompter, device, dtype)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise SetupError(
+                f"The forced aligner ({checkpoint.size / 1e9:.1f} GB) does not fit into the memory of {device}. "
+                "Take another device: `[aligner] device`."
+            ) from error
+        log.info("aligner loaded", extra={"layout": checkpoint.layout, "device": str(device), "dtype": str(dtype)})
+        return cls(model, prompter)
+
+    def require(self, language: str) -> None:
+        """Make sure, before any work, that words of a language can be timed. Raises UnsupportedOption."""
+        aligner_words.require(language)
+
+    async def align(self, clip: Clip, text: str, language: str) -> Alignment:
+        """When each word of the text is said in the clip.
+
+        Times never run backwards and lie within the clip. Raises UnsupportedOption for a language that it does not
+        know or whose words need a package that is not installed, EngineFailed when the model fails.
+        """
+        units = await asyncio.to_thread(aligner_words.split, text, language)
+        timed = await self._times(clip.samples, units) if units else []
+        shown = (text[unit.begin : unit.end] for unit in units)
+        words = (Word(word, span.start, span.end) for word, span in zip(shown, timed, strict=True))
+        return Alignment(tuple(words), tuple(span.flag for span in timed))
+
+    async def close(self) -> None:
+        """End all calls with EngineFailed and free the model."""
+        await self._batcher.close()
+
+    async def _times(self, samples: NDArray[np.float32], units: Sequence[Unit]) -> list[Span]:
+        """A span of the clip for each unit, part by part."""
+        duration, start = len(samples) / SAMPLE_RATE, 0.0
+        timed: list[Span] = []
+        while duration - start > self.clip_limit:
+            left = units[len(timed) :]
+            share = FILL * self.clip_limit / (duration - start)
+            first = round(start * SAMPLE_RATE)
+            piece = samples[first : first + round(self.clip_limit * SAMPLE_RATE)]
+            part, reached = _kept(await self._piece(piece, left[: ceil(len(left) * share)]), self.clip_limit)
+            timed += [span.later(start) for span in part]
+            start += reached
+        rest = await self._piece(samples[round(start * SAMPLE_RATE) :], units[len(timed) :])
+        return [*timed, *(span.later(start) for span in rest)]
+
+    async def _piece(self, samples: NDArray[np.float32], units: Sequence[Unit]) -> list[Span]:
+        """A span of at most `clip_limit` seconds for each unit; those past any speaker's pace are not looked for."""
+        job = self._prompter.job(samples, units)
+        if job.words:
+            await self._batcher.run(job)
+        found = spans(job.steps, self._step_ms, len(samples) / SAMPLE_RATE)
+        end = found[-1].end if found else 0.0
+        return found + [Span(end, end, UNTIMED)] * (len(units) - len(found))
+
+
+def _kept(part: Sequence[Span], limit: float) -> tuple[list[Span], float]:
+    """What of a part is kept, and the second at which the next one begins."""
+    sure = [not span.flag and span.end <= limit - TAIL for span in part]
+    # A sure word beside others that are not may have been placed by chance.
+    cuts = [place for place in range(2, len(part) - 1) if all(sure[place - 2 : place + 2])][-SURE:]
+    if cuts:
+        cut = max(cuts, key=lambda place: (part[place + 1].start - part[place].end, place))
+        reached = (part[cut].end + part[cut + 1].start) / 2
+        if reached >= HALF * limit:
+            return list(part[: cut + 1]), reached
+    reached = HALF * limit
+    kept = [span for span in part if span.end <= reached]
+    return [span if span.flag else replace(span, flag=RETIMED) for span in kept], reached
