@@ -15,7 +15,7 @@ PATH = "/api/v1/transcribe"
 
 async def until(condition, seconds=10.0):
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  what is waited for has no event
             await asyncio.sleep(0.005)
 
 
