@@ -3,10 +3,11 @@
     text ─ aligner_words ─► units ─ aligner_prompt ─► jobs ─ batcher ─► aligner_model ─► steps ─ aligner_times ─► words
 
 Up to `clip_limit` a clip is aligned in one piece. A longer one is aligned in parts: the aligner hears the next
-`clip_limit` seconds and is given somewhat fewer words than they hold at the pace of what is left, because it spreads
-few words over much sound well, and piles words that are not there up at the end. Of these words those are kept that
-lie safely before the end, up to the longest pause among the last sure ones; there the next part begins. Should no word
-be sure, half of the piece is taken as it is, flagged, and left behind: every part gets on, whatever the text.
+`clip_limit` seconds and is given somewhat fewer words than they hold at the pace of the text, because it spreads few
+words over much sound well, and piles words that are not there up at the end. Of these words those are kept that lie
+safely before the end, up to the longest pause among the last sure ones; there the next part begins. Where no word is
+sure, as in long silence, none is kept and the next part begins half a piece later. So every part gets on, whatever
+the text, and what has found no place in the end is flagged.
 
 All calls share one batch, and one thread owns the model (`batcher`). Torch and transformers, which come with the extra
 `qwen`, are imported when a model is loaded and not before.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from tingdao.engines import aligner_words
 from tingdao.engines.aligner_prompt import Job, Prompter
-from tingdao.engines.aligner_times import RETIMED, UNTIMED, Flag, Span, spans
+from tingdao.engines.aligner_times import UNTIMED, Flag, Span, spans
 from tingdao.engines.aligner_words import LANGUAGES, Unit
 from tingdao.engines.batcher import Batcher
 from tingdao.engines.qwen import read_tokenizer
@@ -49,8 +50,8 @@ TAIL = 5.0
 """Seconds before the end of a piece that are aligned again with what follows."""
 SURE = 10
 """Words among which the longest pause is looked for."""
-HALF = 0.5
-"""Of a piece, how far it must get."""
+GAIN = 15.0
+"""Seconds that a part must get on where words are left over, else it gets on by half a piece: bounds the work."""
 WIDTH, BUDGET = 256, 1_000_000
 """Clips and tokens that may wait in the batch; how many of them go into one pass is the model's own affair."""
 
@@ -131,16 +132,17 @@ class Aligner:
 
     async def _times(self, samples: NDArray[np.float32], units: Sequence[Unit]) -> list[Span]:
         """A span of the clip for each unit, part by part."""
-        duration, start = len(samples) / SAMPLE_RATE, 0.0
+        duration, start, pace = len(samples) / SAMPLE_RATE, 0.0, 0.0
         timed: list[Span] = []
         while duration - start > self.clip_limit:
             left = units[len(timed) :]
-            share = FILL * self.clip_limit / (duration - start)
+            pace = max(pace, len(left) / (duration - start))
             first = round(start * SAMPLE_RATE)
             piece = samples[first : first + round(self.clip_limit * SAMPLE_RATE)]
-            part, reached = _kept(await self._piece(piece, left[: ceil(len(left) * share)]), self.clip_limit)
-            timed += [span.later(start) for span in part]
-            start += reached
+            part = await self._piece(piece, left[: ceil(FILL * self.clip_limit * pace)])
+            count, reached = _kept(part, self.clip_limit)
+            timed += [span.later(start) for span in part[:count]]
+            start, pace = start + reached, count / reached
         rest = await self._piece(samples[round(start * SAMPLE_RATE) :], units[len(timed) :])
         return [*timed, *(span.later(start) for span in rest)]
 
@@ -154,16 +156,15 @@ class Aligner:
         return found + [Span(end, end, UNTIMED)] * (len(units) - len(found))
 
 
-def _kept(part: Sequence[Span], limit: float) -> tuple[list[Span], float]:
-    """What of a part is kept, and the second at which the next one begins."""
+def _kept(part: Sequence[Span], limit: float) -> tuple[int, float]:
+    """How many words of a part are kept, and the second at which the next one begins."""
     sure = [not span.flag and span.end <= limit - TAIL for span in part]
     # A sure word beside others that are not may have been placed by chance.
     cuts = [place for place in range(2, len(part) - 1) if all(sure[place - 2 : place + 2])][-SURE:]
-    if cuts:
-        cut = max(cuts, key=lambda place: (part[place + 1].start - part[place].end, place))
-        reached = (part[cut].end + part[cut + 1].start) / 2
-        if reached >= HALF * limit:
-            return list(part[: cut + 1]), reached
-    reached = HALF * limit
-    kept = [span for span in part if span.end <= reached]
-    return [span if span.flag else replace(span, flag=RETIMED) for span in kept], reached
+    if not cuts:
+        return 0, limit / 2
+    cut = max(cuts, key=lambda place: (part[place + 1].start - part[place].end, place))
+    reached = (part[cut].end + part[cut + 1].start) / 2
+    if reached < GAIN and part[-1].end > limit - TAIL:
+        reached = limit / 2
+    return cut + 1, reached
