@@ -169,7 +169,15 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
         return answer(sorry, request.url.path)
 
     _add_page(api)
+    _describe(api)
     return Edge(api, settings.server, service.metrics)
+
+
+def _describe(api: FastAPI) -> None:
+    """Take out of the OpenAPI document what the framework adds and this service never answers."""
+    for path in api.openapi()["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
 
 
 def _add_page(api: FastAPI) -> None:

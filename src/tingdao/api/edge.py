@@ -17,6 +17,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tingdao.errors import Overloaded, TingdaoError, TooLarge, UploadTimeout
@@ -42,23 +43,48 @@ LINGER_BYTES = 64 * MIB
 LINGER_SECONDS = 2.0
 
 
+class NativeError(BaseModel):
+    """An error in the native envelope."""
+
+    code: int = Field(description="Number of the error; never 0.", examples=[40010])
+    message: str = Field(description="What happened, and what to do next.")
+    error: str = Field(description="Stable name of the error.", examples=["unsupported_audio"])
+    param: str | None = Field(description="The field at fault, where there is one.")
+    data: None = None
+
+
+class OpenAIErrorBody(BaseModel):
+    """What is wrong, in OpenAI's terms."""
+
+    message: str = Field(description="What happened, and what to do next.")
+    type: str = Field(examples=["invalid_request_error", "server_error"])
+    param: str | None = Field(description="The field at fault, where there is one.")
+    code: str = Field(description="Stable name of the error.", examples=["unsupported_audio"])
+
+
+class OpenAIError(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: OpenAIErrorBody
+
+
+def errors_of(shape: type[BaseModel]) -> dict[int | str, dict[str, object]]:
+    """The error responses of a dialect, for the OpenAPI document."""
+    described = {"4XX": "The request or the recording is at fault.", "5XX": "The service is; try again."}
+    return {status: {"model": shape, "description": text} for status, text in described.items()}
+
+
 def answer(error: TingdaoError, path: str) -> JSONResponse:
     """The response to an error, in the shape of the dialect that `path` belongs to."""
     if path.startswith(NATIVE_PREFIX):
-        body: dict[str, object] = {
-            "code": error.number,
-            "message": error.message,
-            "error": error.code,
-            "param": error.param,
-            "data": None,
-        }
+        body: BaseModel = NativeError(code=error.number, message=error.message, error=error.code, param=error.param)
     else:
         kind = "invalid_request_error" if error.status < 500 else "server_error"
-        body = {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+        body = OpenAIError(error=OpenAIErrorBody(message=error.message, type=kind, param=error.param, code=error.code))
     headers = {"x-error-code": error.code}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after)))
-    return JSONResponse(body, status_code=error.status, headers=headers)
+    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
+from tingdao.api.edge import NativeError, errors_of
 from tingdao.api.forms import Fields, form_schema, read_form
 from tingdao.engines.registry import ModelState
 from tingdao.pipeline.service import Service
@@ -94,6 +95,7 @@ def router(service: Service) -> APIRouter:
         response_model=TranscribeAnswer,
         response_model_exclude_unset=True,
         openapi_extra=form_schema(TranscribeFields),
+        responses=errors_of(NativeError),
     )
     async def transcribe(request: Request) -> dict[str, Any]:
         async with read_form(request, TranscribeFields) as (recording, fields):

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import Field
 
+from tingdao.api.edge import OpenAIError, errors_of
 from tingdao.api.forms import Fields, form_schema, read_form
 from tingdao.engines.registry import ModelState
 from tingdao.errors import UnsupportedOption
@@ -49,7 +50,7 @@ class TranscriptionFields(Fields):
 
 def router(service: Service) -> APIRouter:
     """The routes of this dialect."""
-    routes = APIRouter(prefix="/v1", tags=["OpenAI"])
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"], responses=errors_of(OpenAIError))
 
     @routes.post(
         "/audio/transcriptions",
