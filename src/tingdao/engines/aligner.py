@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 CLIP_LIMIT = 180.0
 """Seconds aligned in one piece, as in the official code. The model takes 300, but its times get worse towards them."""
 FILL = 0.75
-"""Of the words that a piece would hold at the pace of what is left, how many it is given."""
+"""Of the words that a piece would hold at the pace of the text, how many it is given."""
 TAIL = 5.0
 """Seconds before the end of a piece that are aligned again with what follows."""
 SURE = 10
@@ -123,7 +123,11 @@ class Aligner:
         units = await asyncio.to_thread(aligner_words.split, text, language)
         timed = await self._times(clip.samples, units) if units else []
         shown = (text[unit.begin : unit.end] for unit in units)
-        words = (Word(word, span.start, span.end) for word, span in zip(shown, timed, strict=True))
+        # The sum of two times may be a rounding error past the end.
+        words = (
+            Word(word, min(span.start, clip.duration), min(span.end, clip.duration))
+            for word, span in zip(shown, timed, strict=True)
+        )
         return Alignment(tuple(words), tuple(span.flag for span in timed))
 
     async def close(self) -> None:
@@ -132,19 +136,18 @@ class Aligner:
 
     async def _times(self, samples: NDArray[np.float32], units: Sequence[Unit]) -> list[Span]:
         """A span of the clip for each unit, part by part."""
-        duration, start, pace = len(samples) / SAMPLE_RATE, 0.0, 0.0
+        limit, begin, pace = round(self.clip_limit * SAMPLE_RATE), 0, 0.0
         timed: list[Span] = []
-        while duration - start > self.clip_limit:
+        while len(samples) - begin > limit:
             left = units[len(timed) :]
-            pace = max(pace, len(left) / (duration - start))
-            first = round(start * SAMPLE_RATE)
-            piece = samples[first : first + round(self.clip_limit * SAMPLE_RATE)]
-            part = await self._piece(piece, left[: ceil(FILL * self.clip_limit * pace)])
+            pace = max(pace, len(left) * SAMPLE_RATE / (len(samples) - begin))
+            given = left[: ceil(FILL * self.clip_limit * pace)]
+            part = await self._piece(samples[begin : begin + limit], given)
             count, reached = _kept(part, self.clip_limit)
-            timed += [span.later(start) for span in part[:count]]
-            start, pace = start + reached, count / reached
-        rest = await self._piece(samples[round(start * SAMPLE_RATE) :], units[len(timed) :])
-        return [*timed, *(span.later(start) for span in rest)]
+            timed += [span.later(begin / SAMPLE_RATE) for span in part[:count]]
+            begin, pace = begin + round(reached * SAMPLE_RATE), count / reached
+        rest = await self._piece(samples[begin:], units[len(timed) :])
+        return [*timed, *(span.later(begin / SAMPLE_RATE) for span in rest)]
 
     async def _piece(self, samples: NDArray[np.float32], units: Sequence[Unit]) -> list[Span]:
         """A span of at most `clip_limit` seconds for each unit; those past any speaker's pace are not looked for."""

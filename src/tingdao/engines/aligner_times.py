@@ -43,7 +43,7 @@ def spans(steps: Sequence[int], step_ms: int, duration: float) -> list[Span]:
     steps: predicted start and end of each word in turn, so twice as many as words, in units of `step_ms`.
     duration: of the clip, in seconds.
     """
-    limit = round(duration * 1000)
+    limit = int(duration * 1000)
     # What is rounded up to the next step may lie just behind the end.
     believed = _in_order(steps, limit // step_ms + 1)
     times = [min(time, limit) for time in _filled([step * step_ms for step in steps], believed)]
