@@ -62,7 +62,7 @@ def transformers(folder: Path, device: str, _: int) -> Run:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     processor = AutoProcessor.from_pretrained(folder)
-    model = Qwen3ASRForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16, device_map=device)
+    model = Qwen3ASRForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).to(device)
 
     def one_by_one(count: int) -> None:
         for clip in clips(count):
@@ -150,8 +150,14 @@ class Child:
 
     def __init__(self, python: str, way: str, folder: Path, given: argparse.Namespace) -> None:
         command = [python, __file__, str(folder), "--work", way, "--device", given.device, "--width", str(given.width)]
+        # As Tingdao sets it for itself: on a machine that does other work too, the others would lose by it alone.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
         )
         self.loaded = self._answer()
 

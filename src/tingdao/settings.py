@@ -104,7 +104,8 @@ class QwenSettings(Section):
 
     folders: dict[str, Path] = Field(
         default_factory=dict,
-        description="Model names, and the folder of each: Qwen3-ASR in either published layout, as safetensors.",
+        description="Model names, and the folder of each: Qwen3-ASR in either published layout, as safetensors. "
+        "Its files are read while it serves: replace a folder, never change one.",
     )
     device: Device = "auto"
     dtype: Dtype = "auto"

@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 
 from tingdao.engines.hardware import memory_errors
-from tingdao.engines.qwen_decoder import Decoder, Memory
+from tingdao.engines.qwen_decoder import Decoder
 from tingdao.engines.qwen_dialogue import Job, audio_tokens
 from tingdao.engines.qwen_encoder import Encoder
+from tingdao.engines.qwen_memory import Memory
 
 HEARD = 0
 """Stands in a row's ids where audio goes; any token does."""
 GRAIN = 512
 """Tokens. Rows reserve multiples of it, so that rows of similar length share a shelf."""
-PIECE = {"cpu": 256, "cuda": 8192}
+PIECE = {"cpu": 256, "cuda": 4096}
 """Prompt tokens to a step: on a CPU about half a second of work, on a GPU enough to fill it."""
 
 
@@ -108,7 +109,7 @@ class QwenModel:
             if not row.left:
                 arrived.append(row)
                 asked.append(end - 1)
-        chosen = self._decoder.logits(hidden[asked]).argmax(-1).tolist()
+        chosen = self._decoder.logits(hidden[asked]).max(-1).indices.tolist()
         for row in arrived:
             self._entering.remove(row)
             self._decoder.settle(row.memory)

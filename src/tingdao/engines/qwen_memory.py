@@ -1,0 +1,98 @@
+"""What the rows of a batch have seen: keys and values of every token, in the shelves that one attention call serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False, slots=True)
+class Memory:
+    """What one row has seen. Entering, it has keys of its own; settled, it is the row `place` of its shelf.
+
+    length: tokens seen. capacity: tokens that fit.
+    keys, values: (layers, key heads, tokens of the prompt, head) while the row enters.
+    """
+
+    capacity: int
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    length: int = 0
+    shelf: Shelf | None = None
+    place: int = -1
+
+
+@dataclass(eq=False)
+class Shelf:
+    """Keys and values of the settled rows of one capacity, in places 0, 1, … without a gap.
+
+    Every row is filled up with zeros as far as the longest one reaches: attention masks what lies there, but nothing
+    times a NaN left over in fresh memory is still a NaN. What lies beyond is never touched, nor taken from the system.
+
+    keys, values: (layers, places, key heads, capacity, head).
+    """
+
+    keys: Tensor
+    values: Tensor
+    rows: list[Memory] = field(default_factory=list)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens that each row has seen."""
+        return [row.length for row in self.rows]
+
+    def add(self, row: Memory) -> None:
+        """Take a row that has entered. Doubles the places when all are taken."""
+        assert row.keys is not None
+        assert row.values is not None
+        if len(self.rows) == self.keys.shape[1]:
+            self.keys, self.values = _doubled(self.keys), _doubled(self.values)
+        row.place = len(self.rows)
+        longest = max(self.lengths, default=0)
+        for stored, brought in ((self.keys, row.keys), (self.values, row.values)):
+            stored[:, row.place, :, : row.length] = brought
+            stored[:, row.place, :, row.length : longest] = 0
+            stored[:, : row.place, :, longest : row.length] = 0
+        row.shelf, row.keys, row.values = self, None, None
+        self.rows.append(row)
+
+    def remove(self, row: Memory) -> None:
+        """Free a row's place; the last row moves into it."""
+        last = self.rows.pop()
+        if last is not row:
+            for stored in (self.keys, self.values):
+                stored[:, row.place, :, : last.length] = stored[:, last.place, :, : last.length]
+            last.place = row.place
+            self.rows[row.place] = last
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    larger = tensor.new_empty((tensor.shape[0], 2 * tensor.shape[1], *tensor.shape[2:]))
+    larger[:, : tensor.shape[1]] = tensor
+    return larger
+
+
+@dataclass(frozen=True, slots=True)
+class ShelfView:
+    """A shelf as one pass sees it: where the new token of each row goes, and which tokens each row may see."""
+
+    shelf: Shelf
+    count: int
+    longest: int
+    places: Tensor
+    lengths: Tensor
+    mask: Tensor | None
+
+    @classmethod
+    def of(cls, shelf: Shelf, device: torch.device) -> ShelfView:
+        """The view for the next pass."""
+        count, lengths = len(shelf.rows), torch.tensor(shelf.lengths, device=device)
+        longest = max(shelf.lengths) + 1
+        mask = None
+        if min(shelf.lengths) + 1 < longest:
+            mask = (torch.arange(longest, device=device) <= lengths[:, None])[:, None, None]
+            for stored in (shelf.keys, shelf.values):
+                stored[:, :count, :, longest - 1] = 0
+        return cls(shelf, count, longest, torch.arange(count, device=device), lengths, mask)
