@@ -42,10 +42,10 @@ class Clock:
 
     def runs_on(self, frame: AudioFrame) -> bool:
         """Whether the frame simply follows; time then goes on behind it. Else `place` it."""
-        if self._held or not -TOLERANCE <= self._jump_to(frame) <= TOLERANCE:
-            return False
-        self.now += frame.samples / frame.sample_rate
-        return True
+        if not self._held and -TOLERANCE <= self._jump_to(frame) <= TOLERANCE:
+            self.now += frame.samples / frame.sample_rate
+            return True
+        return False
 
     def place(self, frame: AudioFrame) -> Placed:
         """Frames that are next, now that this one has come: none while they are held back."""

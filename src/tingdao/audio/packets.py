@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import av
 from av.audio.stream import AudioStream
@@ -42,28 +42,28 @@ class Packets:
         self.good = 0
         self.bad = 0
         self._recording = recording
-        self._packets = self._read()
-        self._first = next(self._packets, None)
-        self._position = (self._first.pos or 0) if self._first else 0
+        self._packets = self._with_films() if recording.films else self._read([recording.stream])
+        self._latest = self._first = next(self._packets, None)
+        self._begin = (self._first.pos or 0) if self._first else 0
         self._tag_end = 0
         if recording.alone and recording.name == "ogg":
-            lost = self._position - ogg_start(recording.source)
+            lost = self._begin - ogg_start(recording.source)
             if lost > 0:
                 self.bad += lost
                 self.start = 0.0
 
     def __iter__(self) -> Iterator[SoundPacket]:
         packets = self._packets if self._first is None else chain([self._first], self._packets)
-        return self._watched(packets) if self._recording.name in ("matroska", "ogg") else packets
+        return self._without_holes(packets) if self._recording.name == "matroska" else packets
 
-    def _watched(self, packets: Iterator[SoundPacket]) -> Iterator[SoundPacket]:
-        """The same packets, with holes between them counted as bad."""
-        tell_holes = self._recording.name == "matroska" and self._recording.alone
+    def _without_holes(self, packets: Iterator[SoundPacket]) -> Iterator[SoundPacket]:
+        """The same packets; what is missing between them, where nothing else can be there, is counted as bad."""
+        end = self._begin
         for packet in packets:
-            if packet.pos is not None:
-                if tell_holes and packet.pos - self._position > HEADERS:
-                    self.bad += packet.pos - self._position
-                self._position = packet.pos + packet.size
+            if packet.pos is not None and self._recording.alone:
+                if packet.pos - end > HEADERS:
+                    self.bad += packet.pos - end
+                end = packet.pos + packet.size
             yield packet
 
     def failed(self, packet: SoundPacket) -> int:
@@ -82,34 +82,40 @@ class Packets:
         """Share of the bytes that was lost, at the end."""
         recording = self._recording
         if recording.alone and recording.name in TAIL:  # after some errors libav takes any place for the end
-            self.bad += max(recording.source.size - self._position - TAIL[recording.name], 0)
+            self.bad += max(recording.source.size - self._end() - TAIL[recording.name], 0)
         if recording.name == "aac":  # what is no packet is nothing
-            self.bad = max(recording.source.size - self._position - self.good, self.bad)
+            self.bad = max(recording.source.size - self._begin - self.good, self.bad)
         return self.bad / (self.bad + self.good) if self.bad else 0.0
 
-    def _read(self) -> Iterator[SoundPacket]:
-        """Packets of the sound, the first after it is known when the film begins."""
+    def _end(self) -> int:
+        """Where in the file the latest packet ends, as far as its position is its own."""
+        latest = self._latest
+        return 0 if latest is None or latest.pos is None else latest.pos + latest.size
+
+    def _with_films(self) -> Iterator[SoundPacket]:
+        """Packets of the sound only; before the first it is known when the film begins."""
         sound, films = self._recording.stream, self._recording.films
-        begun = not films
-        for packet in self._demux([sound, *films]):
+        begun = False
+        for packet in self._read([sound, *films]):
             if not begun and packet.pts is not None and packet.time_base:
                 time = float(packet.pts * packet.time_base)
                 self.start = time if self.start is None else min(self.start, time)
-            if packet.stream_index != sound.index:
-                continue
-            if not begun:
-                begun = True
-                for film in films:
-                    film.discard = Discard.all
-            yield packet  # type: ignore[misc]  # that it is of the sound shows only here
+            if packet.stream_index == sound.index:
+                if not begun:
+                    begun = True
+                    for film in films:
+                        film.discard = Discard.all
+                yield packet
 
-    def _demux(self, streams: list[Stream]) -> Iterator[Packet[Stream]]:
+    def _read(self, streams: list[Stream]) -> Iterator[SoundPacket]:
         """Packets of streams, over places that cannot be read. Raises BrokenAudio when nothing else comes."""
         errors = 0
         while True:
             try:
-                for packet in self._recording.container.demux(streams):
+                for packet in cast("Iterator[SoundPacket]", self._recording.container.demux(streams)):
                     errors = 0
+                    if packet.size:  # not the empty one at the end, which has no position
+                        self._latest = packet
                     yield packet
             except av.error.MemoryError:
                 raise
