@@ -75,6 +75,24 @@ def transformers(folder: Path, device: str, _: int) -> Run:
     return one_by_one
 
 
+def static(folder: Path, device: str, _: int) -> Run:
+    """All clips in one batch of transformers' `generate`, which nobody can join or leave."""
+    import torch
+    from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    processor = AutoProcessor.from_pretrained(folder)
+    model = Qwen3ASRForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).to(device)
+
+    def all_at_once(count: int) -> None:
+        inputs = processor.apply_transcription_request(clips(count), language=["en"] * count)
+        with torch.inference_mode():
+            model.generate(**inputs.to(model.device, model.dtype), max_new_tokens=TOKENS, do_sample=False)
+
+    return all_at_once
+
+
 def official(folder: Path, device: str, _: int) -> Run:
     """One clip after the other through qwen-asr's `transcribe`."""
     import torch
@@ -102,7 +120,7 @@ def floors(_: Path, __: str, ___: int) -> Run:
     def measure(_: int) -> None:
         def best(work: Callable[[], object]) -> float:
             times = []
-            for _ in range(8):
+            for _ in range(40):
                 begun = time.perf_counter()
                 work()
                 if device == "cuda":
@@ -110,7 +128,7 @@ def floors(_: Path, __: str, ___: int) -> Run:
                 times.append(time.perf_counter() - begun)
             return min(times)
 
-        large = torch.ones(2**27, device=device)
+        large = torch.ones(2**26, device=device)
         square = torch.randn(2048, 2048, device=device).bfloat16()
         rates = {
             "bandwidth": large.nbytes / best(large.sum),
@@ -122,7 +140,7 @@ def floors(_: Path, __: str, ___: int) -> Run:
     return measure
 
 
-WAYS = {"tingdao": tingdao, "transformers": transformers, "official": official, "floors": floors}
+WAYS = {"tingdao": tingdao, "transformers": transformers, "static": static, "official": official, "floors": floors}
 
 
 def memory() -> dict[str, float]:
@@ -140,9 +158,10 @@ def work(way: str, folder: Path, device: str, width: int) -> None:
     run = WAYS[way](folder, device, width)
     print(json.dumps({"seconds": time.perf_counter() - begun, **memory()}), flush=True)
     for line in sys.stdin:
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         run(int(line))
-        print(json.dumps({"seconds": time.perf_counter() - begun, **memory()}), flush=True)
+        took = {"seconds": time.perf_counter() - begun, "cores": time.process_time() - used}
+        print(json.dumps({**took, **memory()}), flush=True)
 
 
 class Child:
@@ -192,6 +211,7 @@ def main() -> None:
     line.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     line.add_argument("--width", type=int, default=0)
     line.add_argument("--rounds", type=int, default=3)
+    line.add_argument("--static", action="store_true", help="transformers' generate with all clips in one batch, too")
     line.add_argument("--work", choices=list(WAYS), help=argparse.SUPPRESS)
     given = line.parse_args()
     if given.work:
@@ -206,15 +226,19 @@ def main() -> None:
     }
     if given.official:
         ways["official"] = Child(given.official[0], "official", Path(given.official[1]), given)
+    if given.static:
+        ways["static"] = Child(sys.executable, "static", given.native, given)
     for child in ways.values():
         child.run(1)  # what is only slow the first time
     ours: dict[int, list[dict[str, Any]]] = {count: [] for count in given.concurrency}
-    theirs: dict[str, list[float]] = {name: [] for name in ways if name != "tingdao"}
+    theirs: dict[str, dict[int, list[float]]] = {name: {} for name in ways if name != "tingdao"}
     for number in range(given.rounds):
         for count in given.concurrency:
             ours[count].append(ways["tingdao"].run(count))
             for name, seconds in theirs.items():
-                seconds.append(ways[name].run(1)["seconds"])
+                # One by one, so many clips take so many times as long as one.
+                size = count if name == "static" else 1
+                seconds.setdefault(size, []).append(ways[name].run(size)["seconds"])
         print(f"round {number + 1} of {given.rounds}", file=sys.stderr, flush=True)
     report(given.native, rates, ours, theirs, {name: child.loaded for name, child in ways.items()})
     for child in ways.values():
@@ -225,7 +249,7 @@ def report(
     folder: Path,
     rates: dict[str, float],
     ours: dict[int, list[dict[str, Any]]],
-    theirs: dict[str, list[float]],
+    theirs: dict[str, dict[int, list[float]]],
     loaded: dict[str, dict[str, float]],
 ) -> None:
     """Print the table."""
@@ -248,13 +272,16 @@ def report(
     )
     for name, answer in loaded.items():
         print(f"{name:12} loaded in {answer['seconds']:5.1f} s, {answer['now']:.2f} GB, {answer['most']:.2f} at most")
-    single = {name: median(seconds) for name, seconds in theirs.items()}
-    head = "".join(f"{name + ', one by one':>27}" for name in single)
+    head = "".join(f"{name + (', one batch' if name == 'static' else ', one by one'):>27}" for name in theirs)
     print(f"{'at once':>7} {'seconds':>8} {'RTF':>6} {'RTFx':>6} {'GB':>5} {'floor':>6} {head}")
     for count, runs in ours.items():
         seconds = median(run["seconds"] for run in runs)
         floor = count * first / rates["bfloat16"] + TOKENS * step / rates["bandwidth"]
-        beside = "".join(f"{each * count:12.2f} s ({each * count / seconds:4.2f} ×)" for each in single.values())
+        beside = ""
+        for runs_by_size in theirs.values():
+            size = count if count in runs_by_size and len(runs_by_size) > 1 else 1
+            whole = median(runs_by_size[size]) * count / size
+            beside += f"{whole:16.2f} s ({whole / seconds:4.2f} ×)"
         print(
             f"{count:7} {seconds:8.2f} {seconds / count / SECONDS:6.3f} {count * SECONDS / seconds:6.2f} "
             f"{max(run['most'] for run in runs):5.2f} {floor:6.2f}  {beside}"

@@ -22,7 +22,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from tingdao.engines.base import Ended
@@ -88,11 +88,11 @@ class Batcher(Generic[J]):
         async for _ in self._follow(_Ticket(job, watched=False)):
             pass
 
-    def watch(self, job: J) -> AsyncIterator[None]:
+    def watch(self, job: J) -> AsyncGenerator[None, None]:
         """Yield whenever a job has moved, until it is through. Closing it frees the job's place. Raises as `run`."""
         return self._follow(_Ticket(job, watched=True))
 
-    async def _follow(self, ticket: _Ticket[J]) -> AsyncIterator[None]:
+    async def _follow(self, ticket: _Ticket[J]) -> AsyncGenerator[None, None]:
         with self._changed:
             if self._over:
                 raise EngineFailed(self._over)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -27,8 +28,9 @@ log = logging.getLogger(__name__)
 
 CLIP_LIMIT = 1200.0
 """Seconds that the model takes in one piece."""
-MEMORY_SHARE = {"cpu": 0.25, "cuda": 0.8}
-"""Of the memory that is free once the weights are in, how much the batch may take."""
+MEMORY_SHARE = {"cpu": 0.25, "cuda": 0.4}
+"""Of the memory that is free once the weights are in, how much the rows of a batch may take. It is less than half: a
+shelf that grows is there twice for a moment."""
 WIDTH = {"cpu": 16, "cuda": 64}
 """Clips in one batch, by default."""
 
@@ -99,9 +101,10 @@ class QwenEngine:
     async def recognise_stream(self, clip: Clip, ask: Ask) -> AsyncIterator[Partial]:
         """Recognise one clip and yield text as it comes. Raises as `recognise`."""
         job, reader = self._job(clip, ask), Reader(self._dialogue, ask)
-        async for _ in self._batcher.watch(job):
-            if delta := reader.more(job.tokens):
-                yield Partial(delta)
+        async with aclosing(self._batcher.watch(job)) as moves:
+            async for _ in moves:
+                if delta := reader.more(job.tokens):
+                    yield Partial(delta)
         recognition = self._recognition(job, ask)
         yield Partial(reader.rest(recognition.text), recognition)
 

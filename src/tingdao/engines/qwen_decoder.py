@@ -41,12 +41,14 @@ def product(weight: Tensor) -> Product:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The weights of one layer, products of the same input joined into one."""
+    """The weights of one layer, products of the same input joined into one.
+
+    head_norms: the norms of queries and keys, a row for each head.
+    """
 
     norm: Tensor
     qkv: Product
-    query_norm: Tensor
-    key_norm: Tensor
+    head_norms: Tensor
     out: Product
     mlp_norm: Tensor
     gate_up: Product
@@ -97,8 +99,12 @@ class Decoder:
         return Layer(
             norm=read("input_layernorm"),
             qkv=joined("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            query_norm=read("self_attn.q_norm"),
-            key_norm=read("self_attn.k_norm"),
+            head_norms=torch.cat(
+                [
+                    read("self_attn.q_norm").expand(self.heads, -1),
+                    read("self_attn.k_norm").expand(self.key_heads, -1),
+                ]
+            ),
             out=joined("self_attn.o_proj"),
             mlp_norm=read("post_attention_layernorm"),
             gate_up=joined("mlp.gate_proj", "mlp.up_proj"),
@@ -188,10 +194,10 @@ class Decoder:
         """Attention of layer `number` for all rows: (T, hidden) → (T, heads · head)."""
         total = len(x)
         qkv = layer.qkv(self._rms(x, layer.norm)).view(total, -1, self.size)
-        queries, keys, values = qkv.split([self.heads, self.key_heads, self.key_heads], dim=1)
-        queries = _turn(self._rms(queries, layer.query_norm), rope)
-        keys = _turn(self._rms(keys, layer.key_norm), rope)
-        mixed = torch.empty_like(queries)
+        both, values = qkv.split([self.heads + self.key_heads, self.key_heads], dim=1)
+        both = _turn(self._rms(both) * layer.head_norms, rope)
+        queries, keys = both.split([self.heads, self.key_heads], dim=1)
+        mixed = self._empty((total, self.heads, self.size))
         begin = 0
         for on in shelves:
             end = begin + on.count
@@ -235,7 +241,7 @@ class Decoder:
         mask = mask.repeat(groups, 1) if mask is not None and count > 1 else mask
         return functional.scaled_dot_product_attention(folded, keys, values, attn_mask=mask).view(queries.shape)
 
-    def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _rms(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, self._epsilon)
 
     def _empty(self, shape: tuple[int, ...]) -> Tensor:
