@@ -15,7 +15,6 @@ from faster_whisper import decode_audio
 from test_aligner import ALIGNER, in_order
 from test_qwen_dialogue import SPECIAL, byte_tokenizer
 from test_qwen_weights import write_config
-from tingdao.engines import aligner_model
 from tingdao.engines.aligner import Aligner
 from tingdao.engines.aligner_words import split
 from tingdao.errors import EngineFailed, SetupError
@@ -33,6 +32,14 @@ TEMPLATE = (
     "{% for part in messages[0].content %}{% if part.type == 'audio' %}<|audio_start|><|audio_pad|><|audio_end|>"
     "{% else %}{{ part.text }}<timestamp><timestamp>{% endif %}{% endfor %}"
 )
+
+
+@pytest.fixture
+def aligner_model():
+    """The module itself, imported here because the default tests collect this file without PyTorch."""
+    from tingdao.engines import aligner_model
+
+    return aligner_model
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +147,7 @@ def test_the_same_as_transformers_on_the_same_model(folders, said):
             in_order(found, clip.duration)
 
 
-def test_together_as_alone_in_any_order(folders, said, monkeypatch):
+def test_together_as_alone_in_any_order(folders, said, monkeypatch, aligner_model):
     monkeypatch.setitem(aligner_model.PASS, "cpu", 100_000)
     clips = [*said, (Clip(said[0][0].samples[:3000]), "And", "en"), (Clip(said[1][0].samples[:1]), "one", "en")]
     one_by_one = run(folders / "native", lambda aligner: alone(aligner, clips))
@@ -189,7 +196,7 @@ def test_a_cancelled_call_leaves_the_others_alone(folders, said):
     assert all(isinstance(one, asyncio.CancelledError) for one in found[::2])
 
 
-def test_one_that_fails_fails_alone(folders, said, monkeypatch):
+def test_one_that_fails_fails_alone(folders, said, monkeypatch, aligner_model):
     steps, bad = aligner_model.AlignerModel._steps, said[3][0].samples
 
     def failing(self, jobs):
@@ -207,7 +214,7 @@ def test_one_that_fails_fails_alone(folders, said, monkeypatch):
     assert [*found[:3], *found[4:]] == [*wanted[:3], *wanted[4:]]
 
 
-def test_memory_that_runs_out_makes_smaller_passes(folders, said, monkeypatch):
+def test_memory_that_runs_out_makes_smaller_passes(folders, said, monkeypatch, aligner_model):
     steps = aligner_model.AlignerModel._steps
     monkeypatch.setitem(aligner_model.PASS, "cpu", 100_000)
     sizes = []
