@@ -9,6 +9,8 @@ import socket
 import uvicorn
 
 from tingdao import app, observe
+from tingdao.api.native import STAND_IN_NOTICE
+from tingdao.engines.weights import WHISPER_BASE
 from tingdao.errors import SetupError
 from tingdao.settings import Settings
 
@@ -38,6 +40,8 @@ def serve(settings: Settings) -> None:
             "model": service.registry.default,
         },
     )
+    if service.registry.default == WHISPER_BASE.name:
+        log.warning(STAND_IN_NOTICE)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn stops cleanly and then raises the signal again; a clean stop is to end with exit code 0.
         signal.signal(number, lambda *_: None)

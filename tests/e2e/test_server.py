@@ -45,6 +45,7 @@ def test_health_says_that_a_stand_in_serves(server):
     health = httpx2.get(f"{server.url}/health").json()
     assert (health["status"], health["model"], health["stand_in"]) == ("ok", "whisper-base", True)
     assert "Qwen3-ASR" in health["notice"]
+    assert health["notice"] in [line["message"] for line in server.lines()]
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
