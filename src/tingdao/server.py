@@ -14,6 +14,9 @@ from tingdao.engines.weights import WHISPER_BASE
 from tingdao.errors import SetupError
 from tingdao.settings import Settings
 
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
+
 log = logging.getLogger(__name__)
 
 
@@ -29,6 +32,7 @@ def serve(settings: Settings) -> None:
             server_header=False,
             timeout_graceful_shutdown=round(settings.server.drain_timeout_s),
             lifespan="on",
+            backlog=BACKLOG,
         )
     )
     listener = _listen(settings.server.host, settings.server.port)
@@ -49,12 +53,13 @@ def serve(settings: Settings) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket; with port 0 on a free one. Raises SetupError when the address is taken or not ours."""
+    """A listening socket; with port 0 on a free one. Raises SetupError when the address is taken or not ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # from here on clients wait for the application instead of being refused
     except OSError as error:
         listener.close()
         raise SetupError(
