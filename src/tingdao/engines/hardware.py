@@ -58,9 +58,9 @@ def pack(weight: torch.Tensor) -> torch.Tensor:
     return packed
 
 
-def packed_product(x: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
-    """Give x (n, in) times a packed matrix → (n, out)."""
-    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")  # noqa: SLF001  as above
+def packed_product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Give x (n, in) times a packed matrix, plus a bias (out,) → (n, out)."""
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")  # noqa: SLF001  as above
     return product
 
 

@@ -94,7 +94,8 @@ class Decoder:
             return checkpoint.tensor(f"{prefix}{name}.weight", self.device, self.dtype)
 
         def joined(*names: str) -> Product:
-            return product(torch.cat([read(name) for name in names]))
+            mapped = [checkpoint.mapped(f"{prefix}{name}.weight").to(self.device, self.dtype) for name in names]
+            return product(torch.cat(mapped))
 
         return Layer(
             norm=read("input_layernorm"),
