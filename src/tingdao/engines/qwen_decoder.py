@@ -7,7 +7,7 @@ how long a row may grow, so that one attention call serves a whole shelf and lit
 bring a piece of their prompt; each attends to its own memory, and is put on a shelf when its prompt is through.
 
 The arithmetic is that of transformers' `Qwen3Model`, which `benchmarks/parity` proves. It is written out because the
-library's own ways fell short, measured by `benchmarks/engine.py` with the 0.6B model on 2 cores: `generate` on one batch
+library's own ways fell short, measured by `benchmarks/engine.py` with the 0.6B model on 2 cores: `generate` on a batch
 of equal clips that start together, its best case, took 1.25 to 1.36 times as long, and nobody can join it, leave it or
 stream from it; its continuous batching takes token ids only, no sound. The time went into copying all keys and values
 to append to them, copying them again to spread grouped heads, and products of few rows over plain bf16 matrices, which
