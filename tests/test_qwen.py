@@ -153,6 +153,27 @@ def test_batched_is_single_in_any_order_and_whenever_they_come(folders):
 
 
 @pytest.mark.qwen
+def test_a_short_clip_does_not_wait_for_a_long_prompt_nor_the_other_way_round(folders):
+    async def main():
+        async with loaded(folders / "native") as engine:
+            model = inside(engine)
+            model._piece = 160
+            long = engine._job(noise(120), Ask(max_tokens=4))
+            model.enter(long)
+            model.step()
+            for steps in range(1, 15):  # one short clip after the other, all the time
+                short = engine._job(noise(1), Ask(max_tokens=4))
+                model.enter(short)
+                model.step()
+                assert len(short.tokens) == 1
+                model.leave(short)
+                assert model._rows[long].memory.length >= 160 + 80 * steps
+            model.leave(long)
+
+    asyncio.run(main())
+
+
+@pytest.mark.qwen
 def test_leftovers_in_fresh_memory_do_no_harm(folders, monkeypatch):
     import torch
 
