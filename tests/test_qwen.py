@@ -1,9 +1,11 @@
-"""The engine with tiny models of Qwen3-ASR: random weights, which answer the same noise every time.
+"""The engine with tiny models of Qwen3-ASR: one with random weights, whose noise is the same every time, and the one
+in `fixtures` that was trained on the recordings and knows them.
 
 All but the first test need the extra `qwen`: `pytest -m qwen`.
 """
 
 import asyncio
+import csv
 import gc
 import random
 import sys
@@ -27,6 +29,7 @@ from tingdao.types import Clip
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+TRAINED = ROOT / "tests" / "fixtures" / "tiny-qwen3-asr"
 SECONDS = (0.2, 0.9, 2.0, 3.37, 8.0, 12.5, 35.0)
 EXACT = QwenSettings(device="cpu", dtype="float32", width=8, wait_ms=50)
 
@@ -158,7 +161,7 @@ def test_a_short_clip_does_not_wait_for_a_long_prompt_nor_the_other_way_round(fo
         async with loaded(folders / "native") as engine:
             model = inside(engine)
             model._piece = 160
-            long = engine._job(noise(120), Ask(max_tokens=4))
+            long = engine._job(noise(240), Ask(max_tokens=4))
             model.enter(long)
             model.step()
             for steps in range(1, 15):  # one short clip after the other, all the time
@@ -203,6 +206,56 @@ def test_streamed_is_whole(folders):
                 assert [partial.final for partial in partials[:-1]] == [None] * (len(partials) - 1)
                 assert len(partials) > 5
             assert whole.text.startswith("So far")
+
+    asyncio.run(main())
+
+
+@pytest.fixture(scope="module")
+def spoken():
+    """(clip, text, language) of the recordings that the trained tiny model knows."""
+    import av
+
+    def samples(file):
+        resampler = av.AudioResampler("flt", "mono", 16_000)
+        with av.open(str(file)) as container:
+            frames = [piece for frame in container.decode(audio=0) for piece in resampler.resample(frame)]
+        return Clip(np.concatenate([frame.to_ndarray()[0] for frame in frames]))
+
+    with (ROOT / "tests" / "recordings" / "manifest.tsv").open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["language"] in {"en", "zh"}]
+    return [(samples(ROOT / "tests" / "recordings" / row["file"]), row["text"], row["language"]) for row in rows]
+
+
+@pytest.mark.qwen
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_the_trained_model_is_exact_batched_in_any_order(spoken, dtype):
+    async def main():
+        async with loaded(TRAINED, EXACT.model_copy(update={"dtype": dtype})) as engine:
+            dice = random.Random(7)
+            for _ in range(2):
+                order = dice.sample(spoken, len(spoken))
+                asks = [Ask(language=dice.choice([None, language])) for _, _, language in order]
+                heard = await asyncio.gather(
+                    *(engine.recognise(clip, ask) for (clip, _, _), ask in zip(order, asks, strict=True))
+                )
+                assert [(each.text, each.language, each.ended) for each in heard] == [
+                    (text, language, "stop") for _, text, language in order
+                ]
+
+    asyncio.run(main())
+
+
+@pytest.mark.qwen
+@pytest.mark.parametrize("told", [True, False])
+def test_a_prefix_is_continued_whether_the_language_is_told_or_not(spoken, told):
+    async def main():
+        async with loaded(TRAINED) as engine:
+            for clip, text, language in spoken:
+                ask = Ask(language=language if told else None, prefix=text[: len(text) // 2])
+                partials = [partial async for partial in engine.recognise_stream(clip, ask)]
+                assert (partials[-1].final.language, partials[-1].final.ended) == (language, "stop")
+                assert partials[-1].final.text.startswith(ask.prefix)
+                assert "".join(partial.delta for partial in partials) == partials[-1].final.text
 
     asyncio.run(main())
 
