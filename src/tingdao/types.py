@@ -9,7 +9,7 @@ All times are seconds, as float. All audio is mono at `SAMPLE_RATE`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tingdao.languages import UNSPACED
 
@@ -39,17 +39,46 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
+class Term:
+    """A word that the caller expects, and how it may be heard.
+
+    word: as it is to be written: a name, a product, a phrase.
+    sounds_like: spellings by sound: pinyin without tones for Chinese ("bu er jia"), respelling for Latin script
+        ("cooper netties").
+    weight: terms of more weight go first where only some fit, such as the model's context.
+    """
+
+    word: str
+    sounds_like: tuple[str, ...] = ()
+    weight: float = 1.0
+
+
+Script = Literal["simplified", "traditional"]
+"""The characters Chinese is written in."""
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What a caller asks of one transcription.
 
     language: ISO 639 code of the only language spoken, or None to detect it.
+    languages: the only languages that may be detected, the likeliest first; empty for any.
     context: free text that helps the model: names, topic, earlier text.
     words: whether every segment must carry words with times.
+    terms: words that the caller expects.
+    vocabularies: names of term lists in the settings, whose terms are expected too.
+    numbers: whether spoken numbers, dates and the like are written in figures (inverse text normalisation).
+    script: the characters Chinese is written in; None leaves it to the model.
     """
 
     language: str | None = None
+    languages: tuple[str, ...] = ()
     context: str = ""
     words: bool = False
+    terms: tuple[Term, ...] = ()
+    vocabularies: tuple[str, ...] = ()
+    numbers: bool = False
+    script: Script | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +106,27 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Correction:
+    """A term that was written in place of what the model heard.
+
+    heard: what the model wrote.
+    written: the term.
+    at: where `written` begins in the segment's text, in characters.
+    exact: whether both sound the same; else they are only near.
+    """
+
+    heard: str
+    written: str
+    at: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A stretch of speech with its text; `start` and `end` are seconds.
 
     flags: what was repaired or is doubtful here, by the names in `pipeline.repair`.
+    corrections: the terms that were written in place of what the model heard.
     """
 
     text: str
@@ -90,6 +136,7 @@ class Segment:
     words: tuple[Word, ...] | None = None
     flags: tuple[str, ...] = ()
     evidence: Evidence | None = None
+    corrections: tuple[Correction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
