@@ -65,19 +65,22 @@ class Options:
     languages: the only languages that may be detected, the likeliest first; empty for any.
     context: free text that helps the model: names, topic, earlier text.
     words: whether every segment must carry words with times.
+    subtitles: whether the segments are to be timed as finely as can be done without failing.
     terms: words that the caller expects.
     vocabularies: names of term lists in the settings, whose terms are expected too.
-    numbers: whether spoken numbers, dates and the like are written in figures (inverse text normalisation).
-    script: the characters Chinese is written in; None leaves it to the model.
+    numbers: whether spoken numbers, dates and the like are written in figures (inverse text normalisation); None
+        is what the settings say.
+    script: the characters Chinese is written in; None is what the settings say.
     """
 
     language: str | None = None
     languages: tuple[str, ...] = ()
     context: str = ""
     words: bool = False
+    subtitles: bool = False
     terms: tuple[Term, ...] = ()
     vocabularies: tuple[str, ...] = ()
-    numbers: bool = False
+    numbers: bool | None = None
     script: Script | None = None
 
 
@@ -169,6 +172,7 @@ class Transcript:
     language: the language of most of the speech, or None when there was no speech.
     duration: of the recording, in seconds, as decoded.
     model: the name of the model that ran.
+    hinted: the terms that were in the model's context, as written.
     """
 
     segments: tuple[Segment, ...]
@@ -176,6 +180,7 @@ class Transcript:
     duration: float
     model: str
     usage: Usage = field(default_factory=Usage)
+    hinted: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:

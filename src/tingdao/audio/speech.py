@@ -79,6 +79,11 @@ class ClipSpan:
     end: int
     speech: tuple[Span, ...]
 
+    @property
+    def speech_seconds(self) -> float:
+        """How much of the clip is speech."""
+        return sum(part.end - part.start for part in self.speech) / SAMPLE_RATE
+
 
 class SpeechDetector:
     """The loaded model with its threshold, shared by all recordings; thread-safe.

@@ -17,6 +17,10 @@ RETRIED = "retried"
 """The model repeated itself or came to no end on a longer clip; it was cut at a pause and recognised again."""
 CUT_OFF = "cut_off"
 """The model came to no end within its budget; the text may go on."""
+CONTEXT_LEAKED = "context_leaked"
+"""The model repeated its context instead of what was said; it was asked again without."""
+LANGUAGE_FORCED = "language_forced"
+"""The model heard a language that was not among those expected; it was asked again in the likeliest of them."""
 
 LOOP_TIMES = 8
 LONGEST_PHRASE = 60
