@@ -3,7 +3,9 @@
     TingdaoError
     ├── BadRequest        400  the request itself: a field, a language, a format
     │   ├── UnknownLanguage, UnsupportedOption, MissingFile, TooManyFiles, MalformedUpload, …
+    │   └── BadUrl, ForbiddenUrl
     ├── NotAudio, EmptyAudio, BrokenAudio, TooLong, TooLarge      400/413/422  the recording
+    ├── FetchFailed, FetchTimeout                                 422          the server that a URL names
     ├── NotFound, ModelNotFound, MethodNotAllowed, UploadTimeout  404/405/408
     ├── EngineFailed, StorageFull                                 500/507  ours, not the caller's
     └── Unavailable       503  not now: try again
@@ -97,6 +99,18 @@ class EmptyAudio(TingdaoError):
     status, code, number = 400, "empty_audio", 40011
 
 
+class BadUrl(BadRequest):
+    """Not an http or https URL of the kind that is fetched."""
+
+    code, number = "bad_url", 40012
+
+
+class ForbiddenUrl(BadRequest):
+    """A URL whose host or port this service does not reach out to; which of its addresses, is not told."""
+
+    code, number = "url_not_allowed", 40013
+
+
 class NotAllowed(TingdaoError):
     """The caller may not do this."""
 
@@ -143,6 +157,18 @@ class BrokenAudio(TingdaoError):
     """A recording of a supported format that cannot be decoded."""
 
     status, code, number = 422, "broken_audio", 42200
+
+
+class FetchFailed(TingdaoError):
+    """The server of a URL did not deliver the recording."""
+
+    status, code, number = 422, "fetch_failed", 42201
+
+
+class FetchTimeout(TingdaoError):
+    """The server of a URL took too long."""
+
+    status, code, number = 422, "fetch_timeout", 42202
 
 
 class EngineFailed(TingdaoError):

@@ -11,14 +11,16 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
+from tingdao.destinations import AllowedHost
 from tingdao.errors import SetupError
 
 ENV_PREFIX = "TINGDAO_"
@@ -41,6 +43,8 @@ Dtype = Annotated[
         "computes in it, else float16 on a GPU and float32 on a CPU.",
     ),
 ]
+
+Allowed = Annotated[AllowedHost, BeforeValidator(lambda entry: AllowedHost.parse(str(entry)))]
 
 
 class Section(BaseModel):
@@ -86,6 +90,33 @@ class AudioSettings(Section):
     )
     clip_limit_s: float = Field(
         30.0, ge=5, le=1200, description="Longest clip, in seconds, where the model allows that much."
+    )
+
+
+class FetchSettings(Section):
+    """`[fetch]`: recordings given as a URL, and every other outgoing request."""
+
+    enabled: bool = Field(True, description="Whether recordings may be given as a URL.")  # noqa: FBT003  the default
+    allow: tuple[Allowed, ...] = Field(
+        (),
+        description='Private hosts that may be reached, such as `["files.internal", "10.0.0.7:9000", '
+        '"192.168.0.0/16"]`; without a port: on those of `ports`. An address is opened by whatever name it is reached; '
+        "a name is trusted wherever it leads, so name only hosts of zones that are yours.",
+    )
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field(
+        (80, 443), description="Ports that may be reached on public hosts."
+    )
+    max_mib: int = Field(1024, ge=1, description="Largest recording fetched, in MiB.")
+    timeout_s: float = Field(
+        300.0, gt=0, description="Longest that fetching one recording may take, with all tries, in seconds."
+    )
+    connect_timeout_s: float = Field(
+        10.0, gt=0, description="Longest that looking a host up and connecting to it may take, in seconds."
+    )
+    idle_timeout_s: float = Field(30.0, gt=0, description="Longest wait for the next bytes, in seconds.")
+    redirects: int = Field(3, ge=0, le=10, description="Redirects followed, each judged like the first URL.")
+    retries: int = Field(
+        2, ge=0, le=10, description="More tries after a failure that may pass: no connection, a cut body, 502 to 504."
     )
 
 
@@ -163,6 +194,7 @@ class Settings(BaseSettings):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
     server: ServerSettings = ServerSettings()
     audio: AudioSettings = AudioSettings()
+    fetch: FetchSettings = FetchSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
     qwen: QwenSettings = QwenSettings()
     aligner: AlignerSettings = AlignerSettings()
@@ -208,7 +240,9 @@ def load(**flags: Any) -> Settings:  # noqa: ANN401  flags of any type; pydantic
         settings = FromFile(**flags)
     except ValidationError as error:
         raise SetupError(_explain(error)) from None
-    except ValueError as error:  # a file that is not TOML, an environment variable that is not JSON
+    except SettingsError as error:
+        raise SetupError(f"Lists and tables in environment variables must be JSON: {error}.") from None
+    except ValueError as error:  # a file that is not TOML
         raise SetupError(f"Settings cannot be read: {error}") from None
     unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in variables())
     if unknown:
