@@ -8,7 +8,7 @@ coders. Everything is drawn from one random generator, so a seed gives the same 
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,12 +35,20 @@ SMALLEST_GAP = 0.06
 
 @dataclass(frozen=True)
 class Word:
-    """One unit of the aligner: its sound from start to end in seconds, its text from `at` in the recording's text."""
+    """One unit of the aligner: its sound from start to end in seconds, its text from `at` in the recording's text.
+
+    key: which one it is of all words of all recordings.
+    """
 
     unit: str
     start: float
     end: float
     at: int
+    key: int
+
+    def later(self, seconds: float) -> "Word":
+        """The same, so much later."""
+        return replace(self, start=self.start + seconds, end=self.end + seconds)
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip: float32 samples (n,) at 16 kHz, what is to be written, and (unit, start, end in seconds) of its words.
+    """One clip: float32 samples (n,) at 16 kHz, what is to be written, and its words with their times in the clip.
 
     endless: whether the text is a loop that never ends, of which `text` is some stretch.
     """
@@ -64,8 +72,13 @@ class Scene:
     samples: np.ndarray
     language: str
     text: str
-    units: list[tuple[str, float, float]]
+    words: list[Word]
     endless: bool = False
+
+    def after(self, sound: np.ndarray) -> "Scene":
+        """The same with some sound before it."""
+        words = [word.later(len(sound) / RATE) for word in self.words]
+        return replace(self, samples=np.concatenate([sound, self.samples]), words=words)
 
 
 def decode(source: str | io.BytesIO) -> np.ndarray:
@@ -100,12 +113,15 @@ def coded(samples: np.ndarray, coder: str, container: str, rate: int, bits: int)
     return decode(buffer)
 
 
-def place_words(text: str, units: list[tuple[str, float, float]]) -> list[Word]:
-    """Find where each unit begins in the text; the text may have more characters (marks) than the units."""
+def place_words(text: str, units: list[tuple[str, float, float]], first: int) -> list[Word]:
+    """Find where each unit begins in the text; the text may have more characters (marks) than the units.
+
+    first: key of the first word.
+    """
     words, position = [], 0
-    for unit, start, end in units:
+    for key, (unit, start, end) in enumerate(units, first):
         position = text.index(unit[0], position)
-        words.append(Word(unit, start, end, position))
+        words.append(Word(unit, start, end, position, key))
         for character in unit:
             position = text.index(character, position) + 1
     return words
@@ -116,11 +132,11 @@ def load_recordings() -> list[Recording]:
     units: dict[str, list[tuple[str, float, float]]] = {}
     for row in read_table(TESTS / "fixtures" / "tiny-aligner" / "words.tsv"):
         units.setdefault(row["file"], []).append((row["word"], float(row["start"]), float(row["end"])))
-    recordings = []
+    recordings: list[Recording] = []
     for row in read_table(TESTS / "recordings" / "manifest.tsv"):
         if row["language"] in LANGUAGES:
             samples = decode(str(TESTS / "recordings" / row["file"]))
-            words = place_words(row["text"], units[row["file"]])
+            words = place_words(row["text"], units[row["file"]], sum(len(known.words) for known in recordings))
             takes = [samples, *(coded(samples, *coding) for coding in CODINGS)]
             recordings.append(Recording(row["file"], LANGUAGES[row["language"]], row["text"], words, takes))
     return recordings
@@ -169,8 +185,7 @@ class Composer:
         start, words = max(start, 0.0), recording.words
         text = recording.text[words[first].at : words[last].at if last < len(words) else None].strip()
         samples = self._pick(recording.takes)[int(start * RATE) : int(end * RATE)]
-        units = [(word.unit, word.start - start, word.end - start) for word in words[first:last]]
-        return Scene(samples, recording.language, text, units)
+        return Scene(samples, recording.language, text, [word.later(-start) for word in words[first:last]])
 
     def draw_whole(self) -> Scene:
         """A recording, half the time with less of the silence at its ends."""
@@ -209,14 +224,12 @@ class Composer:
 
     def after(self, scene: Scene, pause: np.ndarray, follower: Scene) -> Scene:
         """One scene, a pause, another; the text is in the first one's language."""
-        offset = (len(scene.samples) + len(pause)) / RATE
-        units = [(unit, start + offset, end + offset) for unit, start, end in follower.units]
-        return Scene(
-            np.concatenate([scene.samples, pause, follower.samples]),
-            scene.language,
-            joined(scene.text, follower.text),
-            scene.units + units,
-            follower.endless,
+        moved = follower.after(np.concatenate([scene.samples, pause]))
+        return replace(
+            moved,
+            language=scene.language,
+            text=joined(scene.text, follower.text),
+            words=scene.words + moved.words,
         )
 
     def draw_nothing(self) -> Scene:
@@ -248,13 +261,16 @@ class Composer:
     def worn(self, scene: Scene) -> Scene:
         """The scene with quiet edges added, another loudness and noise."""
         before, after = (self._noise(self._rng.uniform(0, 0.5) if self._chance(0.5) else 0) for _ in range(2))
-        samples = np.concatenate([before, scene.samples, after]) * 10 ** (self._rng.uniform(-12, 6) / 20)
+        scene = scene.after(before)
+        samples = np.concatenate([scene.samples, after]) * 10 ** (self._rng.uniform(-12, 6) / 20)
         if self._chance(0.5):
             level = np.sqrt((samples**2).mean() + 1e-12) * 10 ** (-self._rng.uniform(20, 45) / 20)
             samples = samples + level * self._rng.standard_normal(len(samples))
-        offset = len(before) / RATE
-        units = [(unit, start + offset, end + offset) for unit, start, end in scene.units]
-        return Scene(samples.clip(-1, 1).astype(np.float32), scene.language, scene.text, units, scene.endless)
+        return replace(scene, samples=samples.clip(-1, 1).astype(np.float32))
+
+    def delayed(self, scene: Scene, longest: float) -> Scene:
+        """The scene after silence or faint noise of up to `longest` seconds."""
+        return scene.after(self._noise(self._rng.uniform(0, longest)))
 
     def draw(self, shares: dict[str, float], longest: float) -> Scene:
         """A worn scene of one of the kinds whole, phrase, medley, nothing, loop, by their shares."""

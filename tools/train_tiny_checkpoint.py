@@ -50,12 +50,16 @@ SHARES = {
     "asr": {"whole": 0.25, "phrase": 0.2, "medley": 0.38, "nothing": 0.08, "loop": 0.09},
     "aligner": {"whole": 0.4, "phrase": 0.2, "medley": 0.4},
 }
+DELAY = 6.0
+"""Seconds of silence, at most, put before some of the aligner's clips."""
 STEPS = {"asr": 3500, "aligner": 2000}
+RATES = {"asr": 2e-3, "aligner": 3e-3}
+"""Learning rates at their highest."""
 BATCH_TOKENS = 1000
 """Tokens of a batch, with padding."""
 SIZES = {
     "asr": {"encoder": (3, 128), "decoder": (4, 192), "channels": 32},
-    "aligner": {"encoder": (2, 96), "decoder": (3, 128), "channels": 24},
+    "aligner": {"encoder": (3, 128), "decoder": (3, 128), "channels": 32},
 }
 """Layers and width of encoder and decoder; channels of the convolutions before the encoder."""
 
@@ -215,10 +219,10 @@ class AsrLessons:
         for row, (scene, _, answer) in enumerate(lessons):
             length = len(self._processor.tokenizer(answer).input_ids)
             labels[row, -length:] = inputs["input_ids"][row, -length:]  # padding is on the left
-            steps = torch.arange(int((inputs["input_ids"][row] == model.config.audio_token_id).sum()))
-            times, said = steps // 13 + steps % 13 * STEP, torch.zeros_like(steps)  # 13 steps to a second
-            for unit, start, end in scene.units:
-                said[(times > start - STEP / 2) & (times < end)] = self._classes[unit.lower()]
+            times = token_times(int((inputs["input_ids"][row] == model.config.audio_token_id).sum()))
+            said = torch.zeros(len(times), dtype=torch.long)
+            for word in scene.words:
+                said[(times > word.start - STEP / 2) & (times < word.end)] = self._classes[word.unit.lower()]
             words.append(said)
         output = model(**inputs, labels=labels, position_ids=self._positions(inputs))
         return output.loss + 0.3 * functional.cross_entropy(self._head(output.audio_hidden_states), torch.cat(words))
@@ -235,32 +239,83 @@ class AsrLessons:
 
 
 class AlignerLessons:
-    """Batches for the aligner: the words of a scene, and the steps at which each starts and ends."""
+    """Words, and the steps at which each starts and ends; with helps without which so small a model learns it slowly.
 
-    def __init__(self, composer: Composer, processor: Qwen3ASRProcessor) -> None:
-        self._composer, self._processor = composer, processor
-        self.weights: list[torch.nn.Parameter] = []
+    To say when a word starts, the model must know where in the text it is, where in the clip each piece of the sound
+    is, which word is heard there, and look from the one to the other. Each of these is a task of its own:
+
+        place    from each piece of the sound, before the last layer: its own time
+        sound    from the same: which of all words of all recordings it belongs to
+        text     from each mark behind a word, before the last layer: which of all words that is
+        look     of the first head of the last layer: to look from each mark at its place in the sound
+
+    weights: of the tasks, thrown away after training.
+    """
+
+    def __init__(self, composer: Composer, processor: Qwen3ASRProcessor, rng: np.random.Generator) -> None:
+        self._composer, self._processor, self._rng = composer, processor, rng
+        self._words = sum(len(recording.words) for recording in composer.recordings)
+        self._which = torch.nn.Linear(SIZES["aligner"]["decoder"][1], self._words + 1)
+        self.weights = list(self._which.parameters())
 
     def draw(self) -> Scene:
-        """A scene with words."""
-        return self._composer.draw(SHARES["aligner"], LONGEST["aligner"])
+        """A scene in which no word of a recording comes twice."""
+        while True:
+            scene = self._composer.draw(SHARES["aligner"], LONGEST["aligner"])
+            if len({word.key for word in scene.words}) == len(scene.words):
+                return self._composer.delayed(scene, DELAY) if self._rng.random() < 0.3 else scene
 
     def cost(self, scene: Scene) -> int:
         """Tokens, about."""
-        return int(len(scene.samples) / RATE / STEP) + 4 * len(scene.units)
+        return int(len(scene.samples) / RATE / STEP) + 4 * len(scene.words)
 
     def loss(self, model: Qwen3ASRForTokenClassification, scenes: list[Scene]) -> torch.Tensor:
-        """Cross entropy at the timestamp tokens against a bell over the neighbouring steps."""
-        marks = "<timestamp><timestamp>"
+        """Cross entropy at the marks against a bell over the neighbouring steps, and those of the helping tasks."""
         texts = [
-            "<|audio_start|><|audio_pad|><|audio_end|>" + "".join(unit + marks for unit, _, _ in scene.units)
+            "<|audio_start|><|audio_pad|><|audio_end|>"
+            + "".join(word.unit + "<timestamp><timestamp>" for word in scene.words)
             for scene in scenes
         ]
         inputs = self._processor(text=texts, audio=[scene.samples for scene in scenes], sampling_rate=RATE)
-        times = torch.tensor([step for scene in scenes for _, *span in scene.units for step in steps(*span)])
-        scores = model(**inputs).logits[inputs["input_ids"] == model.config.timestamp_token_id]
-        bell = torch.exp(-0.5 * (torch.arange(LABELS)[None] - times[:, None]) ** 2)
-        return functional.cross_entropy(scores, bell / bell.sum(dim=1, keepdim=True))
+        output = model.model(**inputs, output_hidden_states=True, output_attentions=True, use_cache=False)
+        sounds = inputs["input_ids"] == model.config.audio_token_id
+        marks = inputs["input_ids"] == model.config.timestamp_token_id
+        before = model.model.language_model.norm(output.hidden_states[-2])
+
+        wanted, heard, looks = [], [], []
+        for scene, sound, mark, looked in zip(scenes, sounds, marks, output.attentions[-1][:, 0], strict=True):
+            times = token_times(int(sound.sum()))
+            said = torch.full((len(times),), self._words)
+            for word in scene.words:
+                said[(times > word.start - STEP / 2) & (times < word.end)] = word.key
+            heard.append(said)
+            wanted += (edges := [step for word in scene.words for step in steps(word.start, word.end)])
+            aims = bell((torch.tensor(edges)[:, None] * STEP - times) / (0.7 * STEP))
+            looks.append(-(aims * (looked[mark][:, sound] + 1e-6).log()).sum(dim=1))
+        every = torch.arange(LABELS)
+        places = torch.cat([token_times(int(sound.sum())) for sound in sounds]) / STEP
+        keys = torch.tensor([word.key for scene in scenes for word in scene.words]).repeat_interleave(2)
+        return (
+            functional.cross_entropy(
+                model.score(output.last_hidden_state[marks]), bell(torch.tensor(wanted)[:, None] - every)
+            )
+            + functional.cross_entropy(model.score(before[sounds]), bell(places[:, None] - every))
+            + functional.cross_entropy(self._which(before[sounds]), torch.cat(heard))
+            + 0.5 * functional.cross_entropy(self._which(before[marks]), keys)
+            + 0.5 * torch.cat(looks).mean()
+        )
+
+
+def token_times(count: int) -> torch.Tensor:
+    """When each of the first `count` pieces of sound begins, in seconds; 13 of them make one second."""
+    pieces = torch.arange(count)
+    return pieces // 13 + pieces % 13 * STEP
+
+
+def bell(distances: torch.Tensor) -> torch.Tensor:
+    """Shares that fall with the distance, shape (rows, places); those of each row sum to 1."""
+    shares = torch.exp(-0.5 * distances**2)
+    return shares / shares.sum(dim=1, keepdim=True)
 
 
 def steps(start: float, end: float) -> tuple[int, int]:
@@ -286,7 +341,7 @@ def train(
     model: torch.nn.Module, lessons: AsrLessons | AlignerLessons, count: int, rate: float, rng: np.random.Generator
 ) -> None:
     """AdamW with a warm-up of 50 steps and a cosine to nearly nothing."""
-    weights = [*model.parameters(), *lessons.weights]
+    weights = [weight for weight in [*model.parameters(), *lessons.weights] if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / 50) * (0.51 + 0.49 * math.cos(math.pi * step / count))
@@ -320,7 +375,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("asr", "aligner"))
     parser.add_argument("--out", type=Path, help="default: the fixture")
     parser.add_argument("--steps", type=int, help=f"default: {STEPS}")
-    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default 0.002)")
+    parser.add_argument("--rate", type=float, help=f"highest learning rate, default: {RATES}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -342,10 +397,15 @@ def main() -> None:
         model = Qwen3ASRForConditionalGeneration(config)
         lessons: AsrLessons | AlignerLessons = AsrLessons(composer, processor, rng)
     else:
-        model, lessons = Qwen3ASRForTokenClassification(config), AlignerLessons(composer, processor)
+        model, lessons = Qwen3ASRForTokenClassification(config), AlignerLessons(composer, processor, rng)
+        model.model.language_model.set_attn_implementation("eager")  # others do not tell where they look
     start_weights(model)
+    if args.kind == "aligner":
+        ears = Qwen3ASRForConditionalGeneration.from_pretrained(FIXTURES / "tiny-qwen3-asr", dtype=torch.float32)
+        model.model.audio_tower.load_state_dict(ears.model.audio_tower.state_dict())
+        model.model.audio_tower.requires_grad_(requires_grad=False)
     print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.2f} million parameters")
-    train(model, lessons, args.steps or STEPS[args.kind], args.rate, rng)
+    train(model, lessons, args.steps or STEPS[args.kind], args.rate or RATES[args.kind], rng)
 
     if args.kind == "asr":
         ends = {"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id}
