@@ -15,7 +15,8 @@ from tingdao import app
 from tingdao.audio.decode import Decoder
 from tingdao.audio.speech import SpeechDetector
 from tingdao.engines.base import Ask, ModelCard, Partial, Recognition
-from tingdao.engines.registry import Offer, Registry
+from tingdao.engines.offer import Offer
+from tingdao.engines.registry import Registry
 from tingdao.observe import Metrics
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
@@ -85,10 +86,12 @@ class Client:
         self.engine = engine
         decoder = Decoder(settings.audio, settings.temporary_dir)
         self.service = Service(
-            registry=Registry([Offer(engine.card.name, lambda: engine)], settings.aliases),
+            registry=Registry(
+                [Offer(engine.card.name, lambda: engine)], settings.aliases, settings.models, settings.routing
+            ),
             aligner=None,
             decoder=decoder,
-            transcriber=Transcriber(decoder, SpeechDetector(settings.audio), settings.audio.clip_limit_s),
+            transcriber=Transcriber(SpeechDetector(settings.audio), settings.audio.clip_limit_s),
             metrics=Metrics(),
         )
         self.app = app.create_app(settings, self.service)

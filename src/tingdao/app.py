@@ -20,9 +20,11 @@ from tingdao.api import native, openai
 from tingdao.api.edge import Edge, answer
 from tingdao.audio.decode import Decoder
 from tingdao.audio.speech import SpeechDetector
-from tingdao.engines import weights
+from tingdao.engines import canary, memory, weights
 from tingdao.engines.base import Engine
-from tingdao.engines.registry import Loading, Offer, Registry
+from tingdao.engines.offer import Offer
+from tingdao.engines.registry import Registry
+from tingdao.engines.slot import Slot
 from tingdao.errors import BadRequest, MethodNotAllowed, NotFound, SetupError, TingdaoError
 from tingdao.observe import Metrics
 from tingdao.pipeline.service import Service
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from tingdao.engines.aligner import Aligner
 
 PAGE = Path(__file__).parent / "web"
+EMBEDDED_BYTES = 500_000_000
+"""What the embedded model takes at work (459 MB measured)."""
 
 
 def build(settings: Settings) -> Service:
@@ -41,12 +45,20 @@ def build(settings: Settings) -> Service:
     decoder = Decoder(settings.audio, settings.temporary_dir)
     aligner = aligner_offer(settings)
     return Service(
-        registry=Registry(offers(settings), settings.aliases),
-        aligner=Loading(aligner) if aligner else None,
+        registry=Registry(offers(settings), aliases(settings), settings.models, settings.routing),
+        aligner=Slot(aligner, canary.times) if aligner else None,
         decoder=decoder,
-        transcriber=Transcriber(decoder, SpeechDetector(settings.audio), settings.audio.clip_limit_s),
+        transcriber=Transcriber(SpeechDetector(settings.audio), settings.audio.clip_limit_s),
         metrics=Metrics(),
     )
+
+
+async def apply(settings: Settings, service: Service) -> list[str]:
+    """Serve the models that new settings name; gives what could not be done, in words. See `Registry.update`.
+
+    Raises SetupError, Conflict.
+    """
+    return await service.registry.update(offers(settings), aliases(settings), settings.models, settings.routing)
 
 
 def prepare_state(settings: Settings) -> None:
@@ -67,8 +79,16 @@ def offers(settings: Settings) -> list[Offer[Engine]]:
     `auto` is the first Qwen3-ASR that is there and can run, else the embedded model.
     """
     folders = qwen_folders(settings)
-    known = [Offer(name, partial(_load_qwen, folder, name, settings)) for name, folder in folders.items()]
-    known.append(Offer(weights.WHISPER_BASE.name, partial(_load_embedded, settings)))
+    known = [_qwen_offer(name, folder, settings) for name, folder in folders.items()]
+    known.append(
+        Offer(
+            weights.WHISPER_BASE.name,
+            partial(_load_embedded, settings),
+            recipe=(settings.embedded, settings.models_dir),
+            memory=EMBEDDED_BYTES,
+            free=memory.free_memory,
+        )
+    )
     wanted = settings.model
     if wanted == "auto":
         wanted = next(iter(folders)) if folders and torch_is_there() else weights.WHISPER_BASE.name
@@ -86,6 +106,12 @@ def offers(settings: Settings) -> list[Offer[Engine]]:
     return chosen + [offer for offer in known if offer not in chosen]
 
 
+def aliases(settings: Settings) -> dict[str, str]:
+    """Other names of the models: the short ones of the command line, and those of the settings."""
+    there = qwen_folders(settings)
+    return {short: release.name for short, release in weights.QWEN.items() if release.name in there} | settings.aliases
+
+
 def qwen_folders(settings: Settings) -> dict[str, Path]:
     """Qwen3-ASR on this machine by name: the folder given as the model, those of the settings, those downloaded."""
     folders = {}
@@ -101,12 +127,39 @@ def qwen_folders(settings: Settings) -> dict[str, Path]:
 def aligner_offer(settings: Settings) -> Offer[Aligner] | None:
     """The forced aligner, where there is one."""
     folder = settings.aligner.path or weights.fetched(weights.ALIGNER, settings.models_dir)
-    return Offer(weights.ALIGNER.name, partial(_load_aligner, folder, settings)) if folder else None
+    if folder is None:
+        return None
+    return Offer(
+        weights.ALIGNER.name,
+        partial(_load_aligner, folder, settings),
+        recipe=(folder, settings.aligner),
+        memory=memory.estimate(folder),
+        free=partial(_free, settings.aligner.device),
+    )
 
 
 def torch_is_there() -> bool:
     """Whether the extra `qwen` is installed; looked up without importing, which takes seconds."""
     return all(importlib.util.find_spec(package) for package in ("torch", "transformers"))
+
+
+def _qwen_offer(name: str, folder: Path, settings: Settings) -> Offer[Engine]:
+    return Offer(
+        name,
+        partial(_load_qwen, folder, name, settings),
+        recipe=(folder, settings.qwen),
+        memory=memory.estimate(folder),
+        free=partial(_free, settings.qwen.device),
+    )
+
+
+def _free(device: str) -> int:
+    """Bytes free where a model of Qwen3-ASR runs. Raises SetupError for a device that is not there."""
+    if not torch_is_there():
+        return memory.free_memory()
+    from tingdao.engines.hardware import choose_device, free_memory
+
+    return free_memory(choose_device(device))
 
 
 def _load_embedded(settings: Settings) -> Engine:

@@ -7,7 +7,8 @@
     ├── NotAudio, EmptyAudio, BrokenAudio, TooLong, TooLarge      400/413/422  the recording
     ├── FetchFailed, FetchTimeout                                 422          the server that a URL names
     ├── NotFound, ModelNotFound, MethodNotAllowed, UploadTimeout  404/405/408
-    ├── EngineFailed, StorageFull                                 500/507  ours, not the caller's
+    ├── Conflict                                                  409  not while something else is going on
+    ├── EngineFailed, ReloadFailed, StorageFull                   500/507  ours, not the caller's
     └── Unavailable       503  not now: try again
         └── Overloaded, ModelUnavailable
 
@@ -135,6 +136,12 @@ class MethodNotAllowed(TingdaoError):
     status, code, number = 405, "method_not_allowed", 40500
 
 
+class Conflict(TingdaoError):
+    """Not while something else is going on."""
+
+    status, code, number = 409, "conflict", 40900
+
+
 class UploadTimeout(TingdaoError):
     """The client stopped sending."""
 
@@ -175,6 +182,12 @@ class EngineFailed(TingdaoError):
     """The engine failed on this item."""
 
     status, code, number = 500, "engine_failed", 50001
+
+
+class ReloadFailed(TingdaoError):
+    """A model could not be loaded anew; only operators see this, and the reason is theirs to read."""
+
+    code, number = "reload_failed", 50002
 
 
 class Unavailable(TingdaoError):

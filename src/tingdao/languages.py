@@ -46,16 +46,18 @@ _BY_NAME = {name.lower(): code for code, name in NAMES.items()}
 _SPECIAL: dict[str, str | None] = {"zh-hk": "yue", "zh-yue": "yue", "cmn": "zh", "auto": None, "": None}
 
 
-def parse(text: str | None, known: frozenset[str]) -> str | None:
-    """ISO code of a language as a client writes it: `zh`, `zh-CN`, `Chinese`; `auto`, empty or None is None.
-
-    known: the codes that the model recognises. Raises UnknownLanguage.
-    """
+def code_of(text: str | None) -> str | None:
+    """ISO code of a language as a client writes it: `zh`, `zh-CN`, `Chinese`; `auto`, empty or None is None."""
     if text is None:
         return None
     wanted = text.strip().lower().replace("_", "-")
-    code = _SPECIAL.get(wanted, _BY_NAME.get(wanted) or wanted.split("-")[0])
-    if code is not None and code not in known:
+    return _SPECIAL.get(wanted, _BY_NAME.get(wanted) or wanted.split("-")[0])
+
+
+def parse(text: str | None, known: frozenset[str]) -> str | None:
+    """The same for a language that a model must recognise. known: the codes of those. Raises UnknownLanguage."""
+    code = code_of(text)
+    if text is not None and code is not None and code not in known:
         raise UnknownLanguage(
             f"Language {text[:40]!r} is not one this model recognises. Leave it out to have it detected, "
             f"or use one of: {', '.join(sorted(known))}.",

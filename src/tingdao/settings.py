@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -162,6 +162,58 @@ class AlignerSettings(Section):
     dtype: Dtype = "auto"
 
 
+class ModelsSettings(Section):
+    """`[models]`: when models are loaded, and when their memory is given back."""
+
+    preload: tuple[str, ...] = Field(
+        ("default",),
+        description="Models loaded at the start and kept; the others are loaded by the first request for them. "
+        "`default` is the default model and those of the routes.",
+    )
+    idle_unload_s: float = Field(
+        0.0,
+        ge=0,
+        description="A model that is not in `preload` is unloaded when nobody used it for so long, in seconds; "
+        "0 is never.",
+    )
+
+
+class Route(Section):
+    """One of the ways that a request may go; it is taken when all its conditions hold.
+
+    max_duration_s: the recording is at most this long. languages: the request names one of these (ISO codes).
+    max_waiting: at most so many clips wait for the model.
+    """
+
+    model: str
+    max_duration_s: float | None = Field(None, gt=0)
+    languages: tuple[str, ...] = ()
+    max_waiting: int | None = Field(None, ge=0)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether there are requests that it is not for."""
+        return self.max_duration_s is not None or bool(self.languages) or self.max_waiting is not None
+
+
+class RoutingSettings(Section):
+    """`[routing]`: which model gets a request that names none, `auto` or `default`."""
+
+    auto: tuple[Route, ...] = Field(
+        (),
+        description="Routes in order: tables with `model` and, as conditions, `max_duration_s`, `languages` (ISO "
+        "codes, of requests that name one) and `max_waiting` (clips waiting for the model). The first that fits is "
+        "taken, and the next ones when its model is down. The last must have no condition. Empty: the default model.",
+    )
+
+    @field_validator("auto")
+    @classmethod
+    def _ends_without_condition(cls, routes: tuple[Route, ...]) -> tuple[Route, ...]:
+        if routes and routes[-1].conditional:
+            raise ValueError("the last route must have no condition, so that every request has one")
+        return routes
+
+
 class Settings(BaseSettings):
     """All sections. Build it with `load`."""
 
@@ -198,6 +250,8 @@ class Settings(BaseSettings):
     embedded: EmbeddedSettings = EmbeddedSettings()
     qwen: QwenSettings = QwenSettings()
     aligner: AlignerSettings = AlignerSettings()
+    models: ModelsSettings = ModelsSettings()
+    routing: RoutingSettings = RoutingSettings()
 
     @property
     def temporary_dir(self) -> Path:

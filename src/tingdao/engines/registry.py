@@ -1,7 +1,10 @@
-"""Names → engines: which models there are, which one a request gets, and how far each is loaded.
+"""Names → engines: which models there are, which one a request gets, and what happens to them at run time.
 
-A model is described by an `Offer`: its name and how to load it. `Loading` loads it once, in a thread, so that the
-HTTP side answers from the first second; whoever asks for the model meanwhile waits for the same load.
+    name ─ resolve ─► Slot ─ lease ─► Engine, as one recording uses it; each call runs on the version that serves then
+    auto ─ ranked  ─► names to try, best first
+
+Which names there are is the settings' affair: they come in as offers, at the start and whenever the settings are read
+again. Operators load, reload and unload what is offered, one change at a time.
 """
 
 from __future__ import annotations
@@ -9,117 +12,66 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
-from tingdao.engines.base import Engine, ModelCard
-from tingdao.errors import ModelNotFound, ModelUnavailable, SetupError
+from tingdao.engines import canary, routing
+from tingdao.engines.base import Ask, Engine, ModelCard, Partial, Recognition
+from tingdao.engines.offer import Offer
+from tingdao.engines.routing import Load
+from tingdao.engines.slot import Slot, State
+from tingdao.errors import Conflict, EngineFailed, ModelNotFound, SetupError
+from tingdao.settings import ModelsSettings, Route, RoutingSettings
+from tingdao.types import Clip
 
 log = logging.getLogger(__name__)
 
 DEFAULT = "default"
-"""The name that always means the default model."""
+"""The name that always means the default model, or the routes where there are some."""
+AUTO = "auto"
+"""The same, as a wish: the service is to choose."""
+CHOICE = frozenset({DEFAULT, AUTO})
+FAILURES = 3
+"""So many failed calls in a row and routes avoid a model."""
+AVOIDED_SECONDS = 30.0
+"""For how long, before a request may find out whether it works again."""
 
-State = Literal["idle", "loading", "ready", "failed"]
-
-
-class Closable(Protocol):
-    """Whatever holds a model."""
-
-    async def close(self) -> None:
-        """Free it."""
-        ...
-
-
-ModelT = TypeVar("ModelT", bound=Closable)
-
-
-@dataclass(frozen=True, slots=True)
-class Offer(Generic[ModelT]):
-    """A model that can be loaded. `load` blocks; it raises SetupError when something is missing."""
-
-    name: str
-    load: Callable[[], ModelT]
-
-
-class Loading(Generic[ModelT]):
-    """One offered model: loaded at most once, however many ask for it."""
-
-    def __init__(self, offer: Offer[ModelT]) -> None:
-        self.name = offer.name
-        self._load = offer.load
-        self._task: asyncio.Task[ModelT] | None = None
-
-    def begin(self) -> asyncio.Task[ModelT]:
-        """Start to load, unless that is under way or done, without waiting for it."""
-        # A failed load is tried again by the next request: the operator may have put the weights in place.
-        if self._task is None or self.state == "failed":
-            self._task = asyncio.create_task(self._logged(), name=f"load {self.name}")
-        return self._task
-
-    async def get(self) -> ModelT:
-        """The model, once it is loaded. Raises ModelUnavailable."""
-        try:
-            return await asyncio.shield(self.begin())
-        except SetupError as error:
-            raise ModelUnavailable(
-                f"The model {self.name!r} could not be loaded. Its operator finds the reason in the log "
-                "and with `tingdao check`.",
-                retry_after=60,
-            ) from error
-
-    @property
-    def state(self) -> State:
-        """How far it is."""
-        if self._task is None:
-            return "idle"
-        if not self._task.done() or self._task.cancelled():
-            return "loading"
-        return "failed" if self._task.exception() else "ready"
-
-    @property
-    def reason(self) -> str | None:
-        """Why it failed, in words for the operator."""
-        return str(self._task.exception()) if self._task and self.state == "failed" else None
-
-    @property
-    def model(self) -> ModelT | None:
-        """The model, when it is there."""
-        return self._task.result() if self._task and self.state == "ready" else None
-
-    async def close(self) -> None:
-        """Free the model; one that is still being loaded is waited for, since a thread cannot be stopped."""
-        task, self._task = self._task, None
-        if task is not None:
-            try:
-                await (await task).close()
-            except SetupError:
-                return  # it never loaded, and the log says why
-
-    async def _logged(self) -> ModelT:
-        began = time.monotonic()
-        try:
-            model = await asyncio.to_thread(self._load)
-        except SetupError as error:
-            log.error("model not loaded", extra={"model": self.name, "reason": str(error)})
-            raise
-        except Exception as error:
-            # Whatever a model library raises must not kill the service.
-            log.exception("model not loaded", extra={"model": self.name})
-            raise SetupError(f"Loading {self.name} failed: {type(error).__name__}: {error}") from error
-        log.info("model ready", extra={"model": self.name, "seconds": round(time.monotonic() - began, 2)})
-        return model
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """What is known of a model now. `reason` says in words why it failed; the card is known once it is ready."""
+    """What is known of a model now.
+
+    reason: in words, why it failed. card: known while it is loaded.
+    since: when it was loaded, in seconds of the epoch. reloading: whether a new version is being loaded beside it.
+    kept: whether it stays loaded. recordings, calls: at work with it. waiting: calls past what it does side by side.
+    retiring: replaced versions that finish their last calls. memory: bytes that it takes, roughly; 0 is unknown.
+    """
 
     name: str
     state: State
     card: ModelCard | None = None
     reason: str | None = None
+    since: float | None = None
+    reloading: bool = False
+    kept: bool = True
+    recordings: int = 0
+    calls: int = 0
+    waiting: int = 0
+    retiring: int = 0
+    memory: int = 0
 
 
 class Registry:
@@ -127,47 +79,318 @@ class Registry:
 
     offers: the first is the default model.
     aliases: names of other services → names here.
+    Raises SetupError when the settings name a model that is not offered.
     """
 
-    def __init__(self, offers: list[Offer[Engine]], aliases: Mapping[str, str]) -> None:
-        self._models = {offer.name: Loading(offer) for offer in offers}
-        self.default = offers[0].name
-        self._aliases = {DEFAULT: self.default, **aliases}
+    def __init__(
+        self,
+        offers: Sequence[Offer[Engine]],
+        aliases: Mapping[str, str],
+        models: ModelsSettings = ModelsSettings(),  # noqa: B008  cannot be changed
+        routes: RoutingSettings = RoutingSettings(),  # noqa: B008  cannot be changed
+    ) -> None:
+        self._served: dict[str, _Served] = {}
+        self._leaving: set[Slot[Engine]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._changing = False
         self.created = int(time.time())
+        self._adopt(_Plan.of(offers, aliases, models, routes))
+
+    # Names.
+
+    @property
+    def default(self) -> str:
+        """The name of the default model."""
+        return self._plan.default
 
     def resolve(self, name: str | None) -> str:
         """The name of the model that a request means; None or empty means the default. Raises ModelNotFound."""
-        wanted = name or DEFAULT
-        for _ in range(len(self._aliases) + 1):  # an alias may name another one
-            if wanted in self._models:
+        found = self._plan.meaning(name)
+        return self.default if found in CHOICE else found
+
+    def leaves_choice(self, name: str | None) -> bool:
+        """Whether a request for this name goes by the routes. Raises ModelNotFound."""
+        return bool(self._plan.routes) and self._plan.meaning(name) in CHOICE
+
+    @property
+    def horizon(self) -> float:
+        """Seconds of a recording that routes may want to see before they choose."""
+        return routing.horizon(self._plan.routes)
+
+    def ranked(self, duration: float, language: str | None) -> list[str]:
+        """The models to try for a request that leaves the choice, best first.
+
+        duration: seconds, exact up to the horizon. language: ISO code that the request names.
+        """
+        loads = {route.model: self._served[route.model].load for route in self._plan.routes}
+        return routing.ranked(self._plan.routes, duration=duration, language=language, loads=loads)
+
+    # Using them.
+
+    @asynccontextmanager
+    async def lease(self, name: str | None = None) -> AsyncIterator[Engine]:
+        """The engine of a model for one recording, loaded if it was not; it is not unloaded before the block ends.
+
+        It may be replaced meanwhile: every call runs on the version that serves then.
+        Raises ModelNotFound, ModelUnavailable.
+        """
+        served = self._served[self.resolve(name)]
+        async with served.slot.visit() as engine:
+            yield _Lent(served, engine.card)
+
+    async def engine(self, name: str | None = None) -> Engine:
+        """The engine of a model as `lease` gives it, except that it may be unloaded between two calls."""
+        async with self.lease(name) as engine:
+            return engine
+
+    def start(self) -> None:
+        """Begin to load what is to be kept, without waiting for it."""
+        for name in self._plan.kept:
+            self._served[name].slot.begin()
+
+    def states(self) -> list[ModelState]:
+        """Every model and how far it is."""
+        return [self.state(name) for name in self._plan.offers]
+
+    def state(self, name: str | None = None) -> ModelState:
+        """How far one model is, the default one by default. Raises ModelNotFound."""
+        served = self._served[self.resolve(name)]
+        slot = served.slot
+        return ModelState(
+            slot.name,
+            slot.state,
+            card=slot.model.card if slot.model else None,
+            reason=slot.reason,
+            since=slot.since,
+            reloading=slot.reloading,
+            kept=slot.name in self._plan.kept,
+            recordings=slot.recordings,
+            calls=slot.calls,
+            waiting=served.load.waiting,
+            retiring=slot.retiring,
+            memory=slot.offer.memory,
+        )
+
+    # Changing them. What an operator began goes on when the operator leaves.
+
+    async def reload(self, name: str | None = None) -> ModelState:
+        """Load a model anew while it serves; see `Slot.replace`. Raises ModelNotFound, SetupError, Conflict."""
+        return await self._change(name, Slot.replace)
+
+    async def load(self, name: str | None = None) -> ModelState:
+        """Load a model now, if it is not. Raises ModelNotFound, SetupError, Conflict."""
+        return await self._change(name, Slot.load)
+
+    async def unload(self, name: str | None = None) -> ModelState:
+        """Free a model's memory until the next request for it. Raises ModelNotFound, Conflict while it is in use."""
+        return await self._change(name, Slot.unload)
+
+    async def update(
+        self,
+        offers: Sequence[Offer[Engine]],
+        aliases: Mapping[str, str],
+        models: ModelsSettings = ModelsSettings(),  # noqa: B008  cannot be changed
+        routes: RoutingSettings = RoutingSettings(),  # noqa: B008  cannot be changed
+    ) -> list[str]:
+        """Serve what new settings say. Gives what could not be done, in words; there the old goes on serving.
+
+        A changed model is replaced, a new one that is to be kept is loaded before requests go to it, and one that is
+        gone is freed when the last recording in work with it is done.
+        Raises SetupError when the settings contradict themselves, Conflict.
+        """
+        return await self._to_the_end(self._update(_Plan.of(offers, aliases, models, routes)))
+
+    async def close(self) -> None:
+        """Free every model."""
+        slots = [*(served.slot for served in self._served.values()), *self._leaving]
+        await asyncio.gather(*(slot.close() for slot in slots))
+
+    async def _change(self, name: str | None, how: Callable[[Slot[Engine]], Awaitable[None]]) -> ModelState:
+        slot = self._served[self.resolve(name)].slot
+
+        async def change() -> None:
+            with self._alone():
+                await how(slot)
+
+        await self._to_the_end(change())
+        return self.state(slot.name)
+
+    async def _update(self, plan: _Plan) -> list[str]:
+        with self._alone():
+            problems = []
+            for name, offer in plan.offers.items():
+                try:
+                    await self._take_up(offer, keep=name in plan.kept)
+                except SetupError as error:
+                    problems.append(str(error))
+            if self._served[plan.default].slot.down and self._served[self.default].slot.model:
+                problems.append(f"{self.default} stays the default model, since {plan.default} is not there.")
+                plan = plan.with_default(self.default, self._plan.offers[self.default])
+            self._adopt(plan)
+            return problems
+
+    async def _take_up(self, offer: Offer[Engine], *, keep: bool) -> None:
+        """Have a slot for an offer, with what it offers in it when that is to be kept. Raises SetupError."""
+        if offer.name not in self._served:
+            self._served[offer.name] = _Served(Slot(offer, canary.hears))
+        slot = self._served[offer.name].slot
+        if slot.state == "loading":
+            await asyncio.wait({slot.begin()})
+        if slot.offer.recipe != offer.recipe:
+            if keep or slot.model:
+                await slot.replace(offer)
+            slot.offer = offer
+        elif keep:
+            await slot.load()
+
+    def _adopt(self, plan: _Plan) -> None:
+        """Let names mean what a plan says, and let go of what it does not offer."""
+        self._plan = plan
+        for name, offer in plan.offers.items():
+            served = self._served.setdefault(name, _Served(Slot(offer, canary.hears)))
+            served.slot.keep(name in plan.kept, plan.idle_s)
+        for name in self._served.keys() - plan.offers.keys():
+            slot = self._served.pop(name).slot
+            log.info("model no longer offered", extra={"model": name, "recordings": slot.recordings})
+            self._leaving.add(slot)
+            self._spawn(self._let_go(slot))
+
+    async def _let_go(self, slot: Slot[Engine]) -> None:
+        await slot.finish()
+        self._leaving.discard(slot)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One change at a time: two would both take the memory that each of them found free."""
+        if self._changing:
+            raise Conflict("The models are being changed already. Try again when that is done.", retry_after=5)
+        self._changing = True
+        try:
+            yield
+        finally:
+            self._changing = False
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of work that goes on when whoever waits for it here leaves."""
+        return await asyncio.shield(self._spawn(work))
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be served, as the settings say, with all names resolved.
+
+    offers: by name, the default model first. kept: names of models that stay loaded.
+    idle_s: seconds after which the others are unloaded; 0 is never.
+    """
+
+    offers: Mapping[str, Offer[Engine]]
+    default: str
+    aliases: Mapping[str, str]
+    routes: tuple[Route, ...] = ()
+    kept: frozenset[str] = frozenset()
+    idle_s: float = 0
+
+    @classmethod
+    def of(
+        cls,
+        offers: Sequence[Offer[Engine]],
+        aliases: Mapping[str, str],
+        models: ModelsSettings,
+        routes: RoutingSettings,
+    ) -> _Plan:
+        """Raises SetupError that names the setting at fault."""
+        names = cls({offer.name: offer for offer in offers}, offers[0].name, aliases)
+        routed = tuple(
+            route.model_copy(update={"model": names.required(route.model, "[routing] auto")}) for route in routes.auto
+        )
+        kept = {names.required(name, "[models] preload") for name in models.preload}
+        if kept & CHOICE:
+            kept |= {route.model for route in routed} | {names.default}
+        return replace(names, routes=routed, kept=frozenset(kept - CHOICE), idle_s=models.idle_unload_s)
+
+    def meaning(self, name: str | None) -> str:
+        """The name of a model, or one of `CHOICE`. Raises ModelNotFound."""
+        wanted = name or AUTO
+        for _ in range(len(self.aliases) + 1):  # an alias may name another one
+            if wanted in self.offers:
                 return wanted
-            if wanted not in self._aliases:
+            if wanted not in self.aliases:
                 break
-            wanted = self._aliases[wanted]
+            wanted = self.aliases[wanted]
+        if wanted in CHOICE:
+            return wanted
         raise ModelNotFound(
-            f"There is no model {(name or '')[:80]!r} here. Models: {', '.join(self._models)}; "
+            f"There is no model {(name or '')[:80]!r} here. Models: {', '.join(self.offers)}; "
             f"{DEFAULT!r} is {self.default!r}.",
             param="model",
         )
 
-    def begin_loading(self, name: str | None = None) -> None:
-        """Start to load a model, the default one by default, without waiting for it."""
-        self._models[self.resolve(name)].begin()
+    def required(self, name: str, setting: str) -> str:
+        """The same for a name in a setting. Raises SetupError."""
+        try:
+            return self.meaning(name)
+        except ModelNotFound as error:
+            raise SetupError(f"{setting} is wrong: {error.message}") from None
 
-    async def engine(self, name: str | None = None) -> Engine:
-        """The engine of a model, once it is loaded. Raises ModelNotFound, ModelUnavailable."""
-        return await self._models[self.resolve(name)].get()
+    def with_default(self, name: str, offer: Offer[Engine]) -> _Plan:
+        """The same with another default model, offered even where it was not."""
+        offers = {name: offer} | {each: self.offers[each] for each in self.offers if each != name}
+        return replace(self, offers=offers, default=name, kept=self.kept | {name})
 
-    def states(self) -> list[ModelState]:
-        """Every model and how far it is."""
-        return [self.state(name) for name in self._models]
 
-    def state(self, name: str | None = None) -> ModelState:
-        """How far one model is, the default one by default. Raises ModelNotFound."""
-        found = self._models[self.resolve(name)]
-        return ModelState(found.name, found.state, found.model.card if found.model else None, found.reason)
+@dataclass(eq=False, slots=True)
+class _Served:
+    """A slot, and how the calls on it went of late. failed: when the last one failed (monotonic)."""
+
+    slot: Slot[Engine]
+    failures: int = 0
+    failed: float = 0.0
+
+    @property
+    def load(self) -> Load:
+        """What routes want to know."""
+        failing = self.failures >= FAILURES and time.monotonic() < self.failed + AVOIDED_SECONDS
+        model = self.slot.model
+        waiting = max(0, self.slot.calls - model.card.width) if model else self.slot.recordings
+        return Load(up=not failing and not self.slot.down, waiting=waiting)
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[Engine]:
+        """The engine for one call. Raises ModelUnavailable."""
+        async with self.slot.lease() as engine:
+            try:
+                yield engine
+            except EngineFailed:
+                self.failures, self.failed = self.failures + 1, time.monotonic()
+                raise
+            self.failures = 0
+
+
+class _Lent:
+    """An engine by its name: each call holds the version that serves then, and keeps it from being closed."""
+
+    def __init__(self, served: _Served, card: ModelCard) -> None:
+        self._served, self.card = served, card
+
+    async def recognise(self, clip: Clip, ask: Ask) -> Recognition:
+        """As the engine does. Also raises ModelUnavailable."""
+        async with self._served.call() as engine:
+            return await engine.recognise(clip, ask)
+
+    async def recognise_stream(self, clip: Clip, ask: Ask) -> AsyncGenerator[Partial, None]:
+        """As the engine does. Also raises ModelUnavailable."""
+        async with self._served.call() as engine:
+            # Engines write generators, whatever the protocol promises; one left half-way must not wait for its end.
+            partials = cast("AsyncGenerator[Partial, None]", engine.recognise_stream(clip, ask))
+            async with aclosing(partials):
+                async for partial in partials:
+                    yield partial
 
     async def close(self) -> None:
-        """Free every model."""
-        for model in self._models.values():
-            await model.close()
+        """Nothing: the registry closes engines."""

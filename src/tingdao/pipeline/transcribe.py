@@ -1,6 +1,6 @@
 """A recording in, a transcript out.
 
-    source ─ Decoder ─► Spool (16 kHz, on disk) ─ clips ─► ClipSpan ─ Listener (engine, repair, aligner) ─► Segment
+    Spool (16 kHz, on disk, growing) ─ clips ─► ClipSpan ─ Listener (engine, repair, aligner) ─► Segment
 
 The stages run at once: the first clip is recognised while the rest is still being decoded, and several clips of
 one recording are recognised side by side. Segments come out in the order of the recording. Only the clips in work
@@ -14,10 +14,10 @@ from collections import defaultdict, deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
-from tingdao.audio.decode import Decoder
 from tingdao.audio.speech import ClipSpan, SpeechDetector, clips
+from tingdao.audio.spool import Spool
 from tingdao.engines.base import Ask, Engine, ModelCard
 from tingdao.errors import UnsupportedOption
 from tingdao.pipeline.clip import Heard, Listener
@@ -34,18 +34,17 @@ class Transcriber:
     clip_limit: the longest clip in seconds, where the engine allows that much.
     """
 
-    decoder: Decoder
     detector: SpeechDetector
     clip_limit: float
 
     async def run(
-        self, source: BinaryIO, engine: Engine, options: Options, aligner: Aligner | None = None
+        self, spool: Spool, engine: Engine, options: Options, aligner: Aligner | None = None
     ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
         """Transcribe a recording; the last item is the whole `Transcript`.
 
-        source: an open file with a descriptor, in any supported format.
+        spool: the decoded recording, which may still grow.
         aligner: times words where the engine does not; needed only when `options.words` is set.
-        Closing the iterator stops the decoder and frees the engine.
+        Closing the iterator frees the engine.
         Raises a TingdaoError for what is wrong with the recording or the options.
         """
         ask = ask_of(engine.card, options)
@@ -55,7 +54,7 @@ class Transcriber:
         at_work: deque[tuple[ClipSpan, asyncio.Task[Heard]]] = deque()
         limit = min(self.clip_limit, engine.card.clip_limit)
         try:
-            async with self.decoder.open(source) as spool, aclosing(clips(spool, self.detector, limit)) as spans:
+            async with aclosing(clips(spool, self.detector, limit)) as spans:
                 listener = Listener(spool, engine, ask, needed)
                 more = True
                 while more or at_work:
@@ -75,13 +74,12 @@ class Transcriber:
                         segments.append(segment)
                         yield segment
                     yield Progress(span.end / SAMPLE_RATE, spool.duration, decoded=spool.complete)
-                duration = spool.duration
         finally:
             for _, task in at_work:
                 task.cancel()
             await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
-        yield Progress(duration, duration, decoded=True)
-        yield Transcript(tuple(segments), _main_language(segments), duration, engine.card.name, usage)
+        yield Progress(spool.duration, spool.duration, decoded=True)
+        yield Transcript(tuple(segments), _main_language(segments), spool.duration, engine.card.name, usage)
 
 
 def ask_of(card: ModelCard, options: Options) -> Ask:

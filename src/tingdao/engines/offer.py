@@ -1,0 +1,77 @@
+"""A model that can be loaded, and a model that was."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+log = logging.getLogger(__name__)
+
+NO_LIMIT = 1 << 62
+"""Bytes."""
+
+
+class Closable(Protocol):
+    """Whatever holds a model."""
+
+    async def close(self) -> None:
+        """Free it."""
+        ...
+
+
+ModelT = TypeVar("ModelT", bound=Closable)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer(Generic[ModelT]):
+    """A model that can be loaded.
+
+    load: blocks; raises SetupError when something is missing.
+    recipe: what `load` depends on. An offer of the same name with another recipe is another model.
+    memory: bytes that it will take, roughly; 0 when nobody knows.
+    free: bytes that are free where it will be; may block.
+    """
+
+    name: str
+    load: Callable[[], ModelT]
+    recipe: object = None
+    memory: int = 0
+    free: Callable[[], int] = lambda: NO_LIMIT
+
+
+@dataclass(eq=False, slots=True)
+class Version(Generic[ModelT]):
+    """A loaded model and how many use it now. since: when it began to serve, in seconds of the epoch."""
+
+    model: ModelT
+    since: float = field(default_factory=time.time)
+    users: int = 0
+    unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.unused.set()
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """One use of it."""
+        self.users += 1
+        self.unused.clear()
+        try:
+            yield
+        finally:
+            self.users -= 1
+            if not self.users:
+                self.unused.set()
+
+    async def close(self) -> None:
+        """Free the model, and let go of it."""
+        try:
+            await self.model.close()
+        except Exception:
+            log.exception("a model could not be closed")
+        del self.model

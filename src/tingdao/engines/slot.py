@@ -1,0 +1,389 @@
+"""One offered model: loaded on demand, lent to many, replaced while it serves, unloaded when nobody needs it.
+
+    idle ─ begin ─► loading ─► ready ─ replace ─► ready, with the new version
+      ▲                │         └──── unload or idle for long ──► idle
+      └── back-off ── failed
+
+What is loaded is a `Version`. A slot has one that serves, and maybe older ones that finish their last calls. Whoever
+uses the model holds a lease on the version that served when it asked, and a version is closed only when no lease on it
+is left. A `visit` is longer than a lease: while a recording is in work, its model is not unloaded between its clips.
+
+A slot does not know what its model is for; the canary that it asks before it lets a new version serve does.
+Everything here happens in one event loop; only `Offer.load` runs in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Generic, Literal
+
+from tingdao.engines import memory
+from tingdao.engines.offer import ModelT, Offer, Version
+from tingdao.errors import Conflict, ModelUnavailable, SetupError
+
+log = logging.getLogger(__name__)
+
+State = Literal["idle", "loading", "ready", "failed"]
+
+FIRST_RETRY, LAST_RETRY = 5.0, 300.0
+"""Seconds until a failed load is tried again: the first, doubled with each failure up to the last."""
+CANARY_SECONDS = 60.0
+"""How long a model may take for the canary."""
+
+
+Canary = Callable[[ModelT], Awaitable[bool]]
+"""Tries a model on a known recording: whether it makes sense of it. Raises whatever the model raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why the model is not there. again: when it may be tried again (monotonic). count: failures in a row."""
+
+    reason: str
+    again: float
+    count: int
+
+
+class Slot(Generic[ModelT]):
+    """One name and what is loaded under it.
+
+    keep: whether it stays loaded, and is loaded again by itself after a failure.
+    idle_s: seconds without use after which it is unloaded unless it is kept; 0 is never.
+    """
+
+    def __init__(self, offer: Offer[ModelT], canary: Canary[ModelT], *, keep: bool = True, idle_s: float = 0) -> None:
+        self.name, self.offer = offer.name, offer
+        self._canary, self._keep, self._idle_s = canary, keep, idle_s
+        self._version: Version[ModelT] | None = None
+        self._failure: _Failure | None = None
+        self._task: asyncio.Task[str | None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._retiring: dict[Version[ModelT], asyncio.Task[None]] = {}
+        self._visits = 0
+        self._unvisited = asyncio.Event()
+        self._unvisited.set()
+        self._last_use = 0.0
+        self._closing = False
+
+    # What it is doing.
+
+    @property
+    def state(self) -> State:
+        """How far it is."""
+        if self._version:
+            return "ready"
+        if self._working:
+            return "loading"
+        return "failed" if self._failure else "idle"
+
+    @property
+    def model(self) -> ModelT | None:
+        """The model that serves now, to look at; who uses it takes a lease."""
+        return self._version.model if self._version else None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it could not be loaded, in words for the operator."""
+        return self._failure.reason if self._failure and not self._version else None
+
+    @property
+    def since(self) -> float | None:
+        """When the model that serves now was loaded, in seconds of the epoch."""
+        return self._version.since if self._version else None
+
+    @property
+    def down(self) -> bool:
+        """Whether whoever asks now would not get it."""
+        failure = self._failure
+        return self._version is None and failure is not None and (self._working or failure.again > time.monotonic())
+
+    @property
+    def calls(self) -> int:
+        """Calls on the model that serves now."""
+        return self._version.users if self._version else 0
+
+    @property
+    def recordings(self) -> int:
+        """Recordings in work with it."""
+        return self._visits
+
+    @property
+    def retiring(self) -> int:
+        """Replaced versions that finish their last calls."""
+        return len(self._retiring)
+
+    @property
+    def reloading(self) -> bool:
+        """Whether another version is being loaded while this one serves."""
+        return self._version is not None and self._working
+
+    # Using it.
+
+    def begin(self) -> asyncio.Task[str | None]:
+        """Start to load it, unless that is under way, without waiting; the task gives the reason of a failure."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._load(), name=f"load {self.name}")
+        return self._task
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[ModelT]:
+        """The model for one use: it is there until the block ends. Raises ModelUnavailable."""
+        version = await self._served()
+        with version.used():
+            try:
+                yield version.model
+            finally:
+                self._last_use = time.monotonic()
+
+    @asynccontextmanager
+    async def visit(self) -> AsyncIterator[ModelT]:
+        """For a recording of many leases: the model as it is now, which may be replaced until the block ends.
+
+        Raises ModelUnavailable.
+        """
+        self._visits += 1
+        self._unvisited.clear()
+        try:
+            yield (await self._served()).model
+        finally:
+            self._visits -= 1
+            self._last_use = time.monotonic()
+            if not self._visits:
+                self._unvisited.set()
+
+    async def _served(self) -> Version[ModelT]:
+        """The version that serves, loaded when there is none. Raises ModelUnavailable."""
+        while self._version is None:
+            if self._closing:
+                raise ModelUnavailable("The service is being shut down. Try again.", retry_after=5)
+            if self._failure and not self._working:
+                left = self._failure.again - time.monotonic()
+                if left > 0:
+                    raise ModelUnavailable(
+                        f"The model {self.name!r} could not be loaded. Its operator finds the reason in the log "
+                        "and with `tingdao check`.",
+                        retry_after=left,
+                    )
+            await asyncio.wait({self.begin()})
+        return self._version
+
+    # Changing it.
+
+    def keep(self, keep: bool, idle_s: float) -> None:  # noqa: FBT001  the slot's own words
+        """Say anew whether it stays loaded."""
+        self._keep, self._idle_s = keep, idle_s
+        self._watch_idleness()
+
+    async def load(self) -> None:
+        """Load it now, whatever happened before. Raises SetupError."""
+        if self._version is None and (reason := await _result(self.begin())):
+            raise SetupError(reason)
+
+    async def replace(self, offer: Offer[ModelT] | None = None) -> None:
+        """Load it anew, from a new offer where one is given, and let that serve.
+
+        Where memory allows, the new version is loaded while the old one serves; else the old one first finishes its
+        calls and is freed, and who comes meanwhile waits. A new version that cannot be loaded, or that cannot cope
+        with the canary while the old one does, never serves. A model that is not loaded is loaded now.
+        Raises SetupError with the reason, Conflict while it is being loaded.
+        """
+        if self._working:
+            raise Conflict(f"The model {self.name!r} is being loaded just now. Try again when that is done.")
+        self._task = asyncio.create_task(self._replace(offer or self.offer), name=f"replace {self.name}")
+        if reason := await _result(self._task):
+            raise SetupError(reason)
+
+    async def unload(self) -> None:
+        """Free the memory until somebody asks for the model again. Raises Conflict while it is in use."""
+        if self._working or self._visits or self.calls:
+            raise Conflict(f"The model {self.name!r} is at work. Try again when it has nothing to do.")
+        self._failure = None
+        await self._drain()
+        log.info("model unloaded", extra={"model": self.name})
+
+    async def finish(self) -> None:
+        """Free everything once the last recording in work with it is done."""
+        await self._unvisited.wait()
+        await self.close()
+        self._closing = True  # for good
+
+    async def close(self) -> None:
+        """Free everything now. A load that runs is waited for, since a thread cannot be stopped."""
+        self._closing = True
+        self._set_timer(None)
+        self._unvisited.set()
+        for old in self._retiring:
+            old.unused.set()  # nobody waits any more for the calls that it still works on
+        if self._task:
+            await asyncio.wait({self._task})
+        if version := self._withdraw():
+            self._retire(version)
+        if self._retiring:
+            await asyncio.wait(self._retiring.values())
+        self._set_timer(None)
+        self._task = self._failure = None
+        self._closing = False
+
+    @property
+    def _working(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    async def _load(self) -> str | None:
+        try:
+            version = await self._loaded(self.offer)
+        except SetupError as error:
+            return self._fail(str(error))
+        self._serve(version)
+        return None
+
+    async def _replace(self, offer: Offer[ModelT]) -> str | None:
+        if self._version is None:
+            self.offer, self._failure = offer, None
+            return await self._load()
+        hears = await self._old_hears(self._version.model)
+        try:
+            free = await asyncio.to_thread(offer.free)
+        except SetupError as error:
+            return str(error)
+        beside = offer.memory <= free
+        log.info(
+            "model is being replaced",
+            extra={"model": self.name, "beside": beside, "needs_bytes": offer.memory, "free_bytes": free},
+        )
+        if not beside:
+            await self._drain()
+        try:
+            new = await self._tried(offer, hears=hears)
+        except SetupError as error:
+            reason = str(error)
+            if self._version is None:
+                await self._restore(offer, reason)
+            return reason
+        replaced, self.offer = self._withdraw(), offer
+        self._serve(new)
+        if replaced:
+            self._retire(replaced)
+        return None
+
+    async def _restore(self, failed: Offer[ModelT], reason: str) -> None:
+        """After a failure for which the old version had to go: bring it back where it is not the same again."""
+        if failed.recipe == self.offer.recipe:
+            self._fail(reason)
+        else:
+            await self._load()
+
+    async def _tried(self, offer: Offer[ModelT], *, hears: bool) -> Version[ModelT]:
+        """A new version that does with the canary what the old one did. Raises SetupError."""
+        version = await self._loaded(offer)
+        try:
+            async with asyncio.timeout(CANARY_SECONDS):
+                if await self._canary(version.model) or not hears:
+                    return version
+            why = "it makes nothing of it, and the old one does"
+        except TimeoutError:
+            why = f"it took more than {CANARY_SECONDS:g} s"
+        except Exception as error:  # whatever it is, this model must not serve
+            log.exception("canary failed", extra={"model": self.name})
+            why = f"{type(error).__name__}: {error}"
+        await version.close()
+        await asyncio.to_thread(memory.give_back)
+        raise SetupError(f"{self.name} was loaded, but failed on the canary recording: {why}.")
+
+    async def _old_hears(self, model: ModelT) -> bool:
+        """Whether the canary can be expected of a new version: a broken or random one may be replaced by any."""
+        try:
+            async with asyncio.timeout(CANARY_SECONDS):
+                return await self._canary(model)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is the old one's
+            log.warning("the old model fails on the canary", extra={"model": self.name, "reason": str(error)})
+            return False
+
+    async def _loaded(self, offer: Offer[ModelT]) -> Version[ModelT]:
+        """Load a version, which does not serve yet. Raises SetupError."""
+        began = time.monotonic()
+        try:
+            version = Version(await asyncio.to_thread(offer.load))
+        except SetupError as error:
+            log.error("model not loaded", extra={"model": self.name, "reason": str(error)})
+            reason = str(error)
+        except Exception as error:
+            # Whatever a model library raises must not kill the service.
+            log.exception("model not loaded", extra={"model": self.name})
+            reason = f"Loading {self.name} failed: {type(error).__name__}: {error}"
+        else:
+            log.info("model ready", extra={"model": self.name, "seconds": round(time.monotonic() - began, 2)})
+            return version
+        # Raised here and not above: an error's traceback would keep what was loaded until then.
+        await asyncio.to_thread(memory.give_back)
+        raise SetupError(reason)
+
+    async def _drain(self) -> None:
+        """Free the version that serves, after its last call."""
+        if version := self._withdraw():
+            await asyncio.wait({self._retire(version)})
+
+    def _serve(self, version: Version[ModelT]) -> None:
+        self._version, self._failure, self._last_use = version, None, time.monotonic()
+        self._watch_idleness()
+
+    def _withdraw(self) -> Version[ModelT] | None:
+        """Take the version that serves out of service."""
+        version, self._version = self._version, None
+        return version
+
+    def _retire(self, version: Version[ModelT]) -> asyncio.Task[None]:
+        """Close a version that was withdrawn once its last call has ended."""
+
+        async def finish() -> None:
+            if not self._closing:
+                await version.unused.wait()
+            await version.close()
+            del self._retiring[version]
+            if not self._closing:
+                await asyncio.to_thread(memory.give_back)
+
+        task = self._retiring[version] = asyncio.create_task(finish(), name=f"retire {self.name}")
+        return task
+
+    def _fail(self, reason: str) -> str:
+        count = self._failure.count + 1 if self._failure else 1
+        delay = min(FIRST_RETRY * 2 ** (count - 1), LAST_RETRY)
+        self._failure = _Failure(reason, time.monotonic() + delay, count)
+        if self._keep and not self._closing:
+            self._set_timer(delay, self.begin)
+        return reason
+
+    def _watch_idleness(self) -> None:
+        """See to it that the model is unloaded when it is idle for long."""
+        if self._version is None:
+            return
+        if self._keep or not self._idle_s:
+            self._set_timer(None)
+            return
+        left = self._last_use + self._idle_s - time.monotonic()
+        if self._visits or self.calls or self._working:
+            left = self._idle_s
+        if left > 0:
+            self._set_timer(left, self._watch_idleness)
+        elif version := self._withdraw():
+            log.info("idle model unloaded", extra={"model": self.name, "idle_s": self._idle_s})
+            self._retire(version)
+
+    def _set_timer(self, delay: float | None, then: Callable[[], object] | None = None) -> None:
+        """Set the one timer of this slot anew, or only take it back."""
+        if self._timer:
+            self._timer.cancel()
+        self._timer = None
+        if delay is not None and then is not None:
+            self._timer = asyncio.get_running_loop().call_later(delay, then)
+
+
+async def _result(task: asyncio.Task[str | None]) -> str | None:
+    """What a task gives; it goes on when whoever waits here is cancelled."""
+    await asyncio.wait({task})
+    return task.result()
