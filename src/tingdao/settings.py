@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -214,6 +214,24 @@ class RoutingSettings(Section):
         return routes
 
 
+class TextSettings(Section):
+    """`[text]`: what happens to recognised text. `numbers` and `script` need the extra `text`."""
+
+    punctuation_model: Path | None = Field(
+        None,
+        description="Folder of a punctuation model: CT-Transformer as FunASR publishes it in ONNX form, such as "
+        "iic/punc_ct-transformer_zh-cn-common-vocab272727-onnx. Without one, rules punctuate.",
+    )
+    numbers: bool = Field(
+        default=False, description="Whether spoken numbers are written in figures where a request does not say."
+    )
+    script: Literal["simplified", "traditional"] | None = Field(
+        None,
+        description="Characters of Chinese where a request does not say: simplified or traditional. "
+        "Default: as the model writes it.",
+    )
+
+
 class Settings(BaseSettings):
     """All sections. Build it with `load`."""
 
@@ -250,6 +268,7 @@ class Settings(BaseSettings):
     embedded: EmbeddedSettings = EmbeddedSettings()
     qwen: QwenSettings = QwenSettings()
     aligner: AlignerSettings = AlignerSettings()
+    text: TextSettings = TextSettings()
     models: ModelsSettings = ModelsSettings()
     routing: RoutingSettings = RoutingSettings()
 
