@@ -65,6 +65,11 @@ def test_threads_share_a_model(model):
 def test_older_folders_and_unquantised_models_load_too(tmp_path):
     folder = punctuation_model.write(tmp_path, config="punc.yaml", name="model.onnx")
     assert PunctuationModel.load(folder).marks(["吗"]) == ["？"]
+    (folder / "tokens.json").unlink()
+    tokens = "".join(f"- '{token}'\n" for token in punctuation_model.TOKENS)
+    with (folder / "punc.yaml").open("a", encoding="utf-8") as config:
+        config.write(f"token_list:\n{tokens}")
+    assert PunctuationModel.load(folder).marks(["吗", "𠮷"]) == ["？", ""]
 
 
 def spoil(folder, name, content):
@@ -79,7 +84,7 @@ def spoil(folder, name, content):
         (lambda folder: (folder / "tokens.json").unlink(), "no tokens.json"),
         (lambda folder: spoil(folder, "tokens.json", b"{]"), "not JSON"),
         (lambda folder: spoil(folder, "tokens.json", b"\xff\xfe"), "not JSON"),
-        (lambda folder: spoil(folder, "tokens.json", b'{"a": 1}'), "not a list of tokens"),
+        (lambda folder: spoil(folder, "tokens.json", b'{"a": 1}'), "does not give a list of tokens"),
         (lambda folder: spoil(folder, "config.yaml", b"a: [b"), "not YAML"),
         (lambda folder: spoil(folder, "config.yaml", b"- a"), "no model_conf.punc_list"),
         (lambda folder: spoil(folder, "config.yaml", b"model_conf: {punc_list: [_, a]}"), "no model_conf.punc_list"),
