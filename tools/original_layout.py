@@ -94,6 +94,7 @@ def original_config(config: dict[str, Any], ids: dict[str, int]) -> dict[str, An
         "thinker_config": thinker,
     }
     if aligner:
+        text["tie_word_embeddings"] = False  # the head is that of the steps
         thinker["classify_num"] = len(config["id2label"])
         whole |= {"timestamp_token_id": ids["<timestamp>"], "timestamp_segment_time": 80}
     return whole
