@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import tingdao
-from tingdao.api import native, openai
+from tingdao.api import accounts, native, openai
+from tingdao.api.access import RATE_HEADERS, Access
 from tingdao.api.edge import Edge, answer
 from tingdao.audio.decode import Decoder
 from tingdao.audio.speech import SpeechDetector
 from tingdao.engines import canary, memory, weights
+from tingdao.database import Database
 from tingdao.engines.base import Engine
 from tingdao.engines.offer import Offer
 from tingdao.engines.registry import Registry
 from tingdao.engines.slot import Slot
 from tingdao.errors import BadRequest, MethodNotAllowed, NotFound, SetupError, TingdaoError
 from tingdao.observe import Metrics
+from tingdao.keys import KeyStore
+from tingdao.limits import MemoryLimits, SharedLimits
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
 from tingdao.settings import Settings
 
+from tingdao.tickets import Tickets
+from tingdao.usage import Ledger
 if TYPE_CHECKING:
     from tingdao.engines.aligner import Aligner
 
@@ -185,6 +194,7 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
     """The ASGI application around a service; it starts and stops the service with itself."""
 
     @asynccontextmanager
+    access = door(settings, service.metrics)
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await service.start()
         try:
@@ -193,6 +203,7 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
             await service.close()
 
     api = FastAPI(
+            await asyncio.to_thread(access.close)
         title="Tingdao",
         version=tingdao.__version__,
         summary="The speech service for Qwen3-ASR: a recording in, the right transcript out.",
@@ -203,6 +214,7 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
     )
     api.include_router(native.router(service))
     api.include_router(openai.router(service))
+    api.include_router(accounts.router(access))
 
     @api.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
@@ -223,7 +235,43 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
 
     _add_page(api)
     _describe(api)
-    return Edge(api, settings.server, service.metrics)
+    served: ASGIApp = Edge(api, settings.server, service.metrics, access)
+    if settings.cors.origins:
+        # Around the edge, so that pages can read refusals too.
+        served = CORSMiddleware(
+            served,
+            allow_origins=settings.cors.origins,
+            allow_credentials=settings.cors.credentials,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "X-Error-Code", *RATE_HEADERS],
+            max_age=3600,
+        )
+    if settings.server.trusted_proxies:
+        trusted = [str(network) for network in settings.server.trusted_proxies]
+        served = cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", served), trusted_hosts=trusted))
+    return served
+
+
+def database(settings: Settings) -> Database:
+    """Where keys and their use are kept. Raises SetupError."""
+    url = settings.keys.database
+    return Database(url.get_secret_value() if url else None, settings.state_dir)
+
+
+def door(settings: Settings, metrics: Metrics) -> Access:
+    """Keys, quotas and limits. Raises SetupError."""
+    store = database(settings)
+    keys = KeyStore(store)
+    return Access(
+        settings,
+        keys,
+        Ledger(store),
+        SharedLimits(store) if store.shared else MemoryLimits(),
+        Tickets(keys, settings.keys.ticket_s),
+        metrics,
+        open_paths=frozenset({"/", "/openapi.json", *(f"/{file.name}" for file in PAGE.iterdir())}),
+    )
 
 
 def _describe(api: FastAPI) -> None:

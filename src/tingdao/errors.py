@@ -6,8 +6,11 @@
     │   └── BadUrl, ForbiddenUrl
     ├── NotAudio, EmptyAudio, BrokenAudio, TooLong, TooLarge      400/413/422  the recording
     ├── FetchFailed, FetchTimeout                                 422          the server that a URL names
+    ├── Unauthorized      401  MissingKey, InvalidKey
+    ├── NotAllowed        403  ModelNotAllowed, AdminOnly, OriginNotAllowed, HostNotAllowed
     ├── NotFound, ModelNotFound, MethodNotAllowed, UploadTimeout  404/405/408
     ├── Conflict                                                  409  not while something else is going on
+    ├── TooMany           429  RateLimited, QuotaExceeded
     ├── EngineFailed, ReloadFailed, StorageFull                   500/507  ours, not the caller's
     └── Unavailable       503  not now: try again
         └── Overloaded, ModelUnavailable
@@ -112,10 +115,58 @@ class ForbiddenUrl(BadRequest):
     code, number = "url_not_allowed", 40013
 
 
+class KeyInUrl(BadRequest):
+    """A key in the address, where logs and histories keep it."""
+
+    code, number = "key_in_url", 40020
+
+
+class Unauthorized(TingdaoError):
+    """Who is calling is not known."""
+
+    status = 401
+
+
+class MissingKey(Unauthorized):
+    """No key with the request, where one is needed."""
+
+    code, number = "missing_api_key", 40100
+
+
+class InvalidKey(Unauthorized):
+    """A key or ticket that is none, is not known here, or has ended."""
+
+    code, number = "invalid_api_key", 40101
+
+
 class NotAllowed(TingdaoError):
     """The caller may not do this."""
 
     status, code, number = 403, "forbidden", 40300
+
+
+class ModelNotAllowed(NotAllowed):
+    """The key was made for other models."""
+
+    code, number = "model_not_allowed", 40301
+
+
+class AdminOnly(NotAllowed):
+    """Only keys of operators may do this."""
+
+    code, number = "admin_only", 40302
+
+
+class OriginNotAllowed(NotAllowed):
+    """A page of another site is calling."""
+
+    code, number = "origin_not_allowed", 40303
+
+
+class HostNotAllowed(NotAllowed):
+    """The request names a host that this service is not."""
+
+    code, number = "host_not_allowed", 40304
 
 
 class NotFound(TingdaoError):
@@ -176,6 +227,24 @@ class FetchTimeout(TingdaoError):
     """The server of a URL took too long."""
 
     status, code, number = 422, "fetch_timeout", 42202
+
+
+class TooMany(TingdaoError):
+    """More than the caller may."""
+
+    status = 429
+
+
+class RateLimited(TooMany):
+    """Too often, or too much audio, for now."""
+
+    code, number = "rate_limit_exceeded", 42900
+
+
+class QuotaExceeded(TooMany):
+    """The audio of today is used up; trying again before tomorrow is no use."""
+
+    code, number = "quota_exceeded", 42901
 
 
 class EngineFailed(TingdaoError):

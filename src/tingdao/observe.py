@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from contextvars import ContextVar
@@ -16,6 +17,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the request that the running code works for."""
+
+_SECRETS = re.compile(r"\b(td|ek)_[0-9A-Za-z_-]{16,}")
+"""What looks like a key or a ticket. Nothing writes one on purpose; a path or a library's message may hold one."""
 
 _FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -36,7 +40,7 @@ class JsonFormatter(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _FIELDS}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _SECRETS.sub(r"\1_…", json.dumps(line, ensure_ascii=False, default=str))
 
 
 def configure_logging(level: str, stream: TextIO | None = None) -> None:
@@ -57,6 +61,12 @@ class Metrics:
             "tingdao_requests", "Requests by route and status.", ["route", "status"], registry=self.registry
         )
         self.refusals = Counter("tingdao_refusals", "Refused requests by error code.", ["code"], registry=self.registry)
+        self.key_requests = Counter(
+            "tingdao_key_requests", "Requests by the name of their key.", ["key"], registry=self.registry
+        )
+        self.key_audio_seconds = Counter(
+            "tingdao_key_audio_seconds", "Seconds of audio worked on, by key.", ["key"], registry=self.registry
+        )
         self.in_flight = Gauge("tingdao_in_flight", "Transcriptions in work or waiting.", registry=self.registry)
         self.audio_seconds = Counter(
             "tingdao_audio_seconds", "Seconds of audio transcribed.", ["model"], registry=self.registry

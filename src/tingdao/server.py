@@ -30,6 +30,7 @@ def serve(settings: Settings) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # server.trusted_proxies decides whose are believed
             timeout_graceful_shutdown=round(settings.server.drain_timeout_s),
             lifespan="on",
             backlog=BACKLOG,

@@ -8,10 +8,21 @@ defaults below. Unknown names are errors. Only `app` and `cli` build `Settings`;
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,9 +33,12 @@ from pydantic_settings import (
 
 from tingdao.destinations import AllowedHost
 from tingdao.errors import SetupError
+from tingdao.rates import Rate
 
 ENV_PREFIX = "TINGDAO_"
 CONFIG_VARIABLE = "TINGDAO_CONFIG"
+KEY_VARIABLE = "TINGDAO_KEY"
+"""Not a setting: the key that the command line shows a running service."""
 MIB = 1024 * 1024
 
 
@@ -46,6 +60,10 @@ Dtype = Annotated[
 
 Allowed = Annotated[AllowedHost, BeforeValidator(lambda entry: AllowedHost.parse(str(entry)))]
 
+Requests = Annotated[Rate | None, BeforeValidator(lambda text: text and Rate.requests(text))]
+Audio = Annotated[Rate | None, BeforeValidator(lambda text: text and Rate.audio(text))]
+Quota = Annotated[Rate | None, BeforeValidator(lambda text: text and Rate.quota(text))]
+
 
 class Section(BaseModel):
     """One table of `tingdao.toml`."""
@@ -56,8 +74,30 @@ class Section(BaseModel):
 class ServerSettings(Section):
     """`[server]`: the HTTP side."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on. Only loopback is safe without keys.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on. Without keys, only loopback: see `keyless` and docs/operations.md.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    keyless: bool = Field(
+        default=False,
+        description="Whether to serve other machines while there are no keys: for a gateway in front that has them. "
+        "Where there are keys, they are always needed.",
+    )
+    open_metrics: bool = Field(
+        default=False, description="Whether `/metrics` needs no key; else it takes an admin key."
+    )
+    trusted_proxies: list[IPvAnyNetwork] = Field(
+        [],
+        description='Addresses or networks of reverse proxies, such as `["127.0.0.1", "10.0.0.0/8"]`, whose '
+        "`X-Forwarded-For` says who is calling. It is believed from nobody else.",
+    )
+    allowed_hosts: list[str] = Field(
+        [],
+        description='Host names under which the service is reached, such as `["speech.example.com"]`; `*.example.com` '
+        "is every name below. Empty: any, but without keys on loopback only addresses and names without a dot, since "
+        "a page elsewhere could lead any other name here.",
+    )
     max_upload_mib: int = Field(1024, ge=1, description="Largest request body, in MiB.")
     max_in_flight: int = Field(64, ge=1, description="Transcriptions worked on or waiting at once; more get 503.")
     receive_timeout_s: float = Field(
@@ -118,6 +158,60 @@ class FetchSettings(Section):
     retries: int = Field(
         2, ge=0, le=10, description="More tries after a failure that may pass: no connection, a cut body, 502 to 504."
     )
+
+
+class KeysSettings(Section):
+    """`[keys]`: who may call; `tingdao keys add NAME` makes a key."""
+
+    database: SecretStr | None = Field(
+        None,
+        description="Postgres that instances share keys, use and limits in, such as `postgresql://user:password@host/"
+        "tingdao` (needs the extra `postgres`). Default: `keys.sqlite` in the state folder, and limits in memory.",
+    )
+    ticket_s: float = Field(60.0, ge=1, le=3600, description="How long a ticket for a browser is good, in seconds.")
+
+
+class LimitsSettings(Section):
+    """`[limits]`: how much everybody may. A key made with limits of its own has those."""
+
+    key_rate: Requests = Field(None, description="Requests per key, such as `60/minute`. Default: no limit.")
+    key_audio_rate: Audio = Field(
+        None, description="Audio per key and time, such as `30m/minute`, after which it has to wait. Default: no limit."
+    )
+    key_quota: Quota = Field(None, description="Audio per key and day (UTC), such as `10h/day`. Default: no limit.")
+    address_rate: Requests = Field(
+        None,
+        description="Requests per client address (IPv6: per /64), such as `300/minute`. Default: no limit. Behind a "
+        "proxy, set `server.trusted_proxies` too.",
+    )
+    address_audio_rate: Audio = Field(
+        None, description="Audio per client address and time, such as `2h/hour`. Default: no limit."
+    )
+
+
+class CorsSettings(Section):
+    """`[cors]`: pages of other sites that may call this service."""
+
+    origins: list[str] = Field(
+        [],
+        description='Origins of those pages, such as `["https://app.example.com"]`; `*` is every page there is.',
+    )
+    credentials: bool = Field(
+        default=False,
+        description="Whether browsers may send cookies along, for a gateway that wants them; not with `*`. Keys are "
+        "sent without.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.credentials and "*" in self.origins:
+            raise ValueError("credentials cannot go with the origin '*': any page could act as its visitor; name them")
+        for origin in self.origins:
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]*|null", origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin, such as https://app.example.com (no path, no '*' in it)"
+                )
+        return self
 
 
 class EmbeddedSettings(Section):
@@ -263,6 +357,9 @@ class Settings(BaseSettings):
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
     server: ServerSettings = ServerSettings()
+    keys: KeysSettings = KeysSettings()
+    limits: LimitsSettings = LimitsSettings()
+    cors: CorsSettings = CorsSettings()
     audio: AudioSettings = AudioSettings()
     fetch: FetchSettings = FetchSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
@@ -325,7 +422,7 @@ def load(**flags: Any) -> Settings:  # noqa: ANN401  flags of any type; pydantic
 
 def variables() -> set[str]:
     """Names of all environment variables that mean something."""
-    names = {CONFIG_VARIABLE}
+    names = {CONFIG_VARIABLE, KEY_VARIABLE}
     for name, field in Settings.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, Section):

@@ -1,6 +1,6 @@
 """The edge of the service: what happens to every request before and after its dialect.
 
-    request ─► id ─► admission ─► body limits ─► dialect ─► error → response ─► log, metrics
+    request ─► id ─► access ─► admission ─► body limits ─► dialect ─► error → response ─► log, metrics
 
 `Edge` is plain ASGI middleware around the whole application. It bounds what a client may send (bytes, and time
 between bytes), bounds how much work is in flight, and cancels the work when the client leaves. `answer` is the only
@@ -20,7 +20,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tingdao.errors import Overloaded, TingdaoError, TooLarge, UploadTimeout
+from tingdao.api.access import Access
+from tingdao.caller import caller
+from tingdao.errors import Overloaded, QuotaExceeded, TingdaoError, TooLarge, UploadTimeout
 from tingdao.observe import Metrics, request_id
 from tingdao.settings import MIB, ServerSettings
 
@@ -41,6 +43,8 @@ SECURITY_HEADERS = [
 # in place of the answer.
 LINGER_BYTES = 64 * MIB
 LINGER_SECONDS = 2.0
+
+POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 
 
 class NativeError(BaseModel):
@@ -88,6 +92,10 @@ def answer(error: TingdaoError, path: str) -> JSONResponse:
 
 
 @dataclass(slots=True)
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, QuotaExceeded):
+        headers["x-should-retry"] = "false"  # OpenAI's clients would try again within seconds, all day long
 class _Exchange:
     """One request and its response, as the edge sees them."""
 
@@ -101,10 +109,12 @@ class _Exchange:
     error: str | None = None
 
 
+    key: str | None = None  # its name
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # of the response, beside the application's
 class Edge:
     """The middleware around `app`, the application with all dialects."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, access: Access) -> None:
         self._app = app
         self._settings = settings
         self._metrics = metrics
@@ -112,7 +122,8 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
-        if scope["type"] != "http":
+        self._access = access
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(_request_id(scope))
@@ -121,12 +132,20 @@ class Edge:
         async def watched_send(message: Message) -> None:
             _note_response(exchange, message)
             await send(message)
+        visit = await self._access.admit(scope)
+        exchange.key, exchange.headers = visit.caller.name, visit.headers
+        caller.set(visit.caller)
+        if scope["type"] == "websocket":
+            await self._socket(visit.refusal, scope, receive, send)
+            return
 
         async def watched_receive() -> Message:
             return await self._receive(exchange, receive)
 
         try:
-            if scope["method"] != "POST":
+            if visit.refusal:
+                await answer(visit.refusal, scope["path"])(scope, receive, watched_send)
+            elif scope["method"] != "POST":
                 await self._app(scope, watched_receive, watched_send)
             elif self._in_flight >= self._settings.max_in_flight:
                 refusal = Overloaded("As many requests as allowed are in work already. Try again soon.", retry_after=5)
@@ -143,6 +162,18 @@ class Edge:
         self, exchange: _Exchange, scope: Scope, receive: Receive, watched_receive: Receive, send: Send
     ) -> None:
         """Run the application, counted as in flight, and cancel it when the client leaves."""
+    async def _socket(self, refusal: TingdaoError | None, scope: Scope, receive: Receive, send: Send) -> None:
+        """One WebSocket; a refusal comes before it is accepted, as an HTTP answer where the server can send one."""
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        self._metrics.refusals.labels(refusal.code).inc()
+        log.info("socket refused", extra={"path": scope["path"], "error": refusal.code})
+        if "websocket.http.response" in scope.get("extensions", {}):
+            await answer(refusal, scope["path"])(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": refusal.code})
+
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
         work = asyncio.ensure_future(self._app(scope, watched_receive, send))
@@ -203,6 +234,7 @@ class Edge:
                 "path": scope["path"],
                 "status": exchange.status,
                 "error": exchange.error,
+                "key": exchange.key,
                 "body_bytes": exchange.received,
                 "total_ms": round(seconds * 1000, 1),
             },
@@ -219,7 +251,7 @@ def _note_response(exchange: _Exchange, message: Message) -> None:
     if message["type"] == "http.response.start":
         exchange.status = message["status"]
         identity = (ID_HEADER, exchange.id.encode())
-        message["headers"] = [*message.get("headers", []), identity, *SECURITY_HEADERS]
+        message["headers"] = [*message.get("headers", []), identity, *exchange.headers, *SECURITY_HEADERS]
         exchange.error = dict(message["headers"]).get(b"x-error-code", b"").decode() or None
     elif message["type"] == "http.response.body" and not message.get("more_body", False):
         exchange.answered = True

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from tingdao.audio.decode import Decoder
 from tingdao.audio.spool import Spool
 from tingdao.engines.base import ModelCard
+from tingdao.caller import caller
 from tingdao.engines.registry import Registry
 from tingdao.engines.slot import Slot
 from tingdao.errors import EngineFailed, ModelUnavailable, UnsupportedOption
@@ -58,13 +59,29 @@ class Service:
     ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
         """Transcribe with the named model, or with one that the routes choose; see `Transcriber.run`.
 
+    ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
+        """Transcribe for the caller, on whose account it goes; see `_run`.
+
+        Raises QuotaExceeded as soon as the recording is known to be longer than the caller's quota.
+        """
+        with caller.get().work() as work:
+            async with aclosing(self._run(source, model, options)) as events:
+                async for event in events:
+                    if isinstance(event, Progress):
+                        work.reserve(event.total)
+                        work.reach(event.done)
+                    yield event
+
+    async def _run(
+        self, source: BinaryIO, model: str | None, options: Options
         source: an open file with a descriptor, in any supported format.
         options: `language` is as the client wrote it.
         Closing the iterator stops the decoder and frees the engine.
         Raises ModelNotFound, ModelUnavailable, UnknownLanguage, and what the pipeline raises.
         """
         began = time.monotonic()
-        self.registry.resolve(model)  # a wrong name is known before any work
+        if not self.registry.leaves_choice(model):  # a wrong name is known before any work
+            caller.get().allowed([self.registry.resolve(model)])
         async with self.decoder.open(source) as spool:
             *others, last = await self._models(spool, model, options)
             for name in (*others, last):
@@ -91,7 +108,7 @@ class Service:
             return [self.registry.resolve(model)]
         if horizon := self.registry.horizon:
             await spool.wait_for(int(horizon * SAMPLE_RATE) + 1)
-        return self.registry.ranked(spool.duration, code_of(options.language))
+        return caller.get().allowed(self.registry.ranked(spool.duration, code_of(options.language)))
 
     async def _run_with(
         self, model: str, spool: Spool, options: Options
