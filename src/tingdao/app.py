@@ -24,22 +24,22 @@ from tingdao.api.access import RATE_HEADERS, Access
 from tingdao.api.edge import Edge, answer
 from tingdao.audio.decode import Decoder
 from tingdao.audio.speech import SpeechDetector
-from tingdao.engines import canary, memory, weights
 from tingdao.database import Database
+from tingdao.engines import canary, memory, weights
 from tingdao.engines.base import Engine
 from tingdao.engines.offer import Offer
 from tingdao.engines.registry import Registry
 from tingdao.engines.slot import Slot
 from tingdao.errors import BadRequest, MethodNotAllowed, NotFound, SetupError, TingdaoError
-from tingdao.observe import Metrics
 from tingdao.keys import KeyStore
 from tingdao.limits import MemoryLimits, SharedLimits
+from tingdao.observe import Metrics
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
 from tingdao.settings import Settings
-
 from tingdao.tickets import Tickets
 from tingdao.usage import Ledger
+
 if TYPE_CHECKING:
     from tingdao.engines.aligner import Aligner
 
@@ -192,18 +192,18 @@ def _load_aligner(folder: Path, settings: Settings) -> Aligner:
 
 def create_app(settings: Settings, service: Service) -> ASGIApp:
     """The ASGI application around a service; it starts and stops the service with itself."""
+    access = door(settings, service.metrics)
 
     @asynccontextmanager
-    access = door(settings, service.metrics)
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await service.start()
         try:
             yield
         finally:
             await service.close()
+            await asyncio.to_thread(access.close)
 
     api = FastAPI(
-            await asyncio.to_thread(access.close)
         title="Tingdao",
         version=tingdao.__version__,
         summary="The speech service for Qwen3-ASR: a recording in, the right transcript out.",
@@ -212,9 +212,9 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
     )
+    api.include_router(accounts.router(access))
     api.include_router(native.router(service))
     api.include_router(openai.router(service))
-    api.include_router(accounts.router(access))
 
     @api.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

@@ -245,8 +245,6 @@ def check(folder: Path | None) -> None:
     sys.exit(2 if any(finding.fatal for finding in findings) else 0)
 
 
-if __name__ == "__main__":
-    main()
 @main.group()
 def keys() -> None:
     """Make, list and revoke the keys of callers."""
@@ -356,3 +354,5 @@ def _model_names(text: str) -> frozenset[str]:
     return names
 
 
+if __name__ == "__main__":
+    main()

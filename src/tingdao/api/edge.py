@@ -88,14 +88,14 @@ def answer(error: TingdaoError, path: str) -> JSONResponse:
     headers = {"x-error-code": error.code}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after)))
-    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
-
-
-@dataclass(slots=True)
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, QuotaExceeded):
         headers["x-should-retry"] = "false"  # OpenAI's clients would try again within seconds, all day long
+    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
+
+
+@dataclass(slots=True)
 class _Exchange:
     """One request and its response, as the edge sees them."""
 
@@ -105,12 +105,12 @@ class _Exchange:
     body_done: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     answered: bool = False
+    key: str | None = None  # its name
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # of the response, beside the application's
     status: int = 499  # what is logged when the client leaves before there is one
     error: str | None = None
 
 
-    key: str | None = None  # its name
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # of the response, beside the application's
 class Edge:
     """The middleware around `app`, the application with all dialects."""
 
@@ -118,26 +118,26 @@ class Edge:
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        self._access = access
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
-        self._access = access
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(_request_id(scope))
         request_id.set(exchange.id)
-
-        async def watched_send(message: Message) -> None:
-            _note_response(exchange, message)
-            await send(message)
         visit = await self._access.admit(scope)
         exchange.key, exchange.headers = visit.caller.name, visit.headers
         caller.set(visit.caller)
         if scope["type"] == "websocket":
             await self._socket(visit.refusal, scope, receive, send)
             return
+
+        async def watched_send(message: Message) -> None:
+            _note_response(exchange, message)
+            await send(message)
 
         async def watched_receive() -> Message:
             return await self._receive(exchange, receive)
@@ -158,10 +158,6 @@ class Edge:
         finally:
             self._record(scope, exchange)
 
-    async def _work(
-        self, exchange: _Exchange, scope: Scope, receive: Receive, watched_receive: Receive, send: Send
-    ) -> None:
-        """Run the application, counted as in flight, and cancel it when the client leaves."""
     async def _socket(self, refusal: TingdaoError | None, scope: Scope, receive: Receive, send: Send) -> None:
         """One WebSocket; a refusal comes before it is accepted, as an HTTP answer where the server can send one."""
         if refusal is None:
@@ -174,6 +170,10 @@ class Edge:
         else:
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": refusal.code})
 
+    async def _work(
+        self, exchange: _Exchange, scope: Scope, receive: Receive, watched_receive: Receive, send: Send
+    ) -> None:
+        """Run the application, counted as in flight, and cancel it when the client leaves."""
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
         work = asyncio.ensure_future(self._app(scope, watched_receive, send))
@@ -230,11 +230,11 @@ class Edge:
         log.info(
             "request",
             extra={
+                "key": exchange.key,
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": exchange.status,
                 "error": exchange.error,
-                "key": exchange.key,
                 "body_bytes": exchange.received,
                 "total_ms": round(seconds * 1000, 1),
             },

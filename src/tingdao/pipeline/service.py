@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from tingdao.audio.decode import Decoder
 from tingdao.audio.spool import Spool
-from tingdao.engines.base import ModelCard
 from tingdao.caller import caller
+from tingdao.engines.base import ModelCard
 from tingdao.engines.registry import Registry
 from tingdao.engines.slot import Slot
 from tingdao.errors import EngineFailed, ModelUnavailable, UnsupportedOption
@@ -57,9 +57,6 @@ class Service:
     async def run(
         self, source: BinaryIO, model: str | None, options: Options
     ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
-        """Transcribe with the named model, or with one that the routes choose; see `Transcriber.run`.
-
-    ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
         """Transcribe for the caller, on whose account it goes; see `_run`.
 
         Raises QuotaExceeded as soon as the recording is known to be longer than the caller's quota.
@@ -74,6 +71,9 @@ class Service:
 
     async def _run(
         self, source: BinaryIO, model: str | None, options: Options
+    ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
+        """Transcribe with the named model, or with one that the routes choose; see `Transcriber.run`.
+
         source: an open file with a descriptor, in any supported format.
         options: `language` is as the client wrote it.
         Closing the iterator stops the decoder and frees the engine.
