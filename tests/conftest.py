@@ -80,15 +80,14 @@ def recordings():
 class Client:
     """Requests against the application in this process, without a server."""
 
-    def __init__(self, settings: Settings, engine: FakeEngine) -> None:
+    def __init__(self, settings: Settings, *engines: FakeEngine) -> None:
         app.prepare_state(settings)
         self.settings = settings
-        self.engine = engine
+        self.engine = engines[0]
+        offers = [Offer(engine.card.name, lambda engine=engine: engine) for engine in engines]
         decoder = Decoder(settings.audio, settings.temporary_dir)
         self.service = Service(
-            registry=Registry(
-                [Offer(engine.card.name, lambda: engine)], settings.aliases, settings.models, settings.routing
-            ),
+            registry=Registry(offers, settings.aliases, settings.models, settings.routing),
             aligner=None,
             decoder=decoder,
             transcriber=Transcriber(SpeechDetector(settings.audio), settings.audio.clip_limit_s),
@@ -129,12 +128,12 @@ class Client:
 
 @pytest.fixture
 def make_client(tmp_path, monkeypatch):
-    """Build a client; sections of settings as keyword arguments."""
+    """Build a client; engines, the default one first, and sections of settings as keyword arguments."""
     monkeypatch.setattr(tempfile, "tempdir", None)  # `prepare_state` sets it; this puts it back
 
-    def make(engine: FakeEngine | None = None, **sections) -> Client:
+    def make(*engines: FakeEngine, **sections) -> Client:
         settings = Settings(state_dir=tmp_path / "state", **sections)
-        return Client(settings, engine or FakeEngine())
+        return Client(settings, *(engines or [FakeEngine()]))
 
     return make
 

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import tingdao
-from tingdao.api import accounts, native, openai
+from tingdao.api import accounts, admin, native, openai
 from tingdao.api.access import RATE_HEADERS, Access
 from tingdao.api.edge import Edge, answer
 from tingdao.audio.decode import Decoder
@@ -213,6 +213,7 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
         redoc_url=None,
     )
     api.include_router(accounts.router(access))
+    api.include_router(admin.router(service))
     api.include_router(native.router(service))
     api.include_router(openai.router(service))
 

@@ -1,4 +1,4 @@
-"""The command line: serve · transcribe · download · check · keys.
+"""The command line: serve · transcribe · download · check · keys · reload.
 
 Everything heavy is imported inside the command that needs it, so that `tingdao --help` answers at once.
 Exit codes: 0 all done, 1 some recordings failed, 2 wrong usage or set-up.
@@ -229,6 +229,36 @@ def download(name: str, hub: HubName, revision: str | None, to: Path | None) -> 
     click.echo(f"{release.name} is in {folder}, and every file is the one that was announced.")
     if to is not None:
         click.echo("Give this folder wherever a model name is taken, such as `tingdao serve --model FOLDER`.")
+
+
+@main.command()
+@click.argument("model", required=False)
+@click.option("--url", help="Address of the service.  [default: this machine, at the port of the settings]")
+@click.option("--key", envvar="TINGDAO_KEY", help="An admin's key, where the service has keys; or set TINGDAO_KEY.")
+def reload(model: str | None, url: str | None, key: str | None) -> None:
+    """Have a running service load MODEL anew while it serves, by default its default model.
+
+    Its folder may have been replaced since. If the new weights cannot be loaded, the old ones go on serving.
+    """
+    from tingdao import remote
+
+    url = url or f"http://127.0.0.1:{_settings().server.port}"
+    click.echo(f"{url} loads {model or 'the default model'} anew …", err=True)
+
+    def waiting(seconds: float) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r{seconds:.0f} s", nl=False, err=True)
+
+    try:
+        done = asyncio.run(remote.ask(url, "/admin/reload-model", {"model": model}, key, waiting))
+    except SetupError as error:
+        _stop(error)
+    except KeyboardInterrupt:
+        click.echo("\nThe service goes on with it.", err=True)
+        sys.exit(130)
+    if sys.stderr.isatty():
+        click.echo("\r", nl=False, err=True)
+    click.echo(f"{done['model']} was loaded anew in {done['seconds']:g} s and serves.")
 
 
 @main.command()

@@ -29,6 +29,12 @@ def free_memory() -> int:
     return max(free, 0)
 
 
+def resident() -> int:
+    """Bytes of memory that this process occupies; 0 where nobody says."""
+    file = Path("/proc/self/statm")
+    return int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if file.is_file() else 0
+
+
 def estimate(folder: Path) -> int:
     """Bytes that a model will take whose weights lie in a folder; 0 when nobody knows."""
     return FACTOR * sum(file.stat().st_size for file in folder.glob("*.safetensors"))
