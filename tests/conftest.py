@@ -13,6 +13,7 @@ import pytest
 
 from tingdao import app
 from tingdao.audio.decode import Decoder
+from tingdao.audio.fetch import Fetcher
 from tingdao.audio.speech import SpeechDetector
 from tingdao.engines.base import Ask, ModelCard, Partial, Recognition
 from tingdao.engines.offer import Offer
@@ -92,6 +93,7 @@ class Client:
             decoder=decoder,
             transcriber=Transcriber(SpeechDetector(settings.audio), settings.audio.clip_limit_s),
             metrics=Metrics(),
+            fetcher=Fetcher(settings.fetch),
         )
         self.app = app.create_app(settings, self.service)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tingdao.errors import UnknownLanguage
-from tingdao.languages import NAMES, parse
+from tingdao.languages import NAMES, OTHER_NAMES, name_of, parse
 
 KNOWN = frozenset(NAMES)
 
@@ -21,3 +21,12 @@ def test_what_is_unknown_is_refused_with_the_codes_there_are(written):
         parse(written, KNOWN)
     assert caught.value.param == "language"
     assert len(caught.value.message) < 400
+
+
+def test_every_language_has_one_name_by_which_it_is_asked_for():
+    names = NAMES | OTHER_NAMES
+    assert len(set(names.values())) == len(names) == len(NAMES) + len(OTHER_NAMES)
+    for code, name in names.items():
+        assert name_of(code) == name
+        assert parse(name, frozenset(names)) == code
+    assert name_of("xx") == "xx"

@@ -19,10 +19,11 @@ from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import tingdao
-from tingdao.api import accounts, admin, native, openai
+from tingdao.api import accounts, admin, chat, native, openai
 from tingdao.api.access import RATE_HEADERS, Access
 from tingdao.api.edge import Edge, answer
 from tingdao.audio.decode import Decoder
+from tingdao.audio.fetch import Fetcher
 from tingdao.audio.speech import SpeechDetector
 from tingdao.database import Database
 from tingdao.engines import canary, memory, weights
@@ -59,6 +60,7 @@ def build(settings: Settings) -> Service:
         decoder=decoder,
         transcriber=Transcriber(SpeechDetector(settings.audio), settings.audio.clip_limit_s),
         metrics=Metrics(),
+        fetcher=Fetcher(settings.fetch),
     )
 
 
@@ -216,6 +218,7 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
     api.include_router(admin.router(service))
     api.include_router(native.router(service))
     api.include_router(openai.router(service))
+    api.include_router(chat.router(service))
 
     @api.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

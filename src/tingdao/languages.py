@@ -38,12 +38,33 @@ NAMES: dict[str, str] = {
 }
 """The languages of Qwen3-ASR by the names that it writes (source: transformers' `qwen3_asr` processor)."""
 
+OTHER_NAMES: dict[str, str] = {
+    "af": "Afrikaans", "am": "Amharic", "as": "Assamese", "az": "Azerbaijani", "ba": "Bashkir", "be": "Belarusian",
+    "bg": "Bulgarian", "bn": "Bengali", "bo": "Tibetan", "br": "Breton", "bs": "Bosnian", "ca": "Catalan",
+    "cy": "Welsh", "et": "Estonian", "eu": "Basque", "fo": "Faroese", "gl": "Galician", "gu": "Gujarati",
+    "ha": "Hausa", "haw": "Hawaiian", "he": "Hebrew", "hr": "Croatian", "ht": "Haitian", "hy": "Armenian",
+    "is": "Icelandic", "jv": "Javanese", "ka": "Georgian", "kk": "Kazakh", "km": "Khmer", "kn": "Kannada",
+    "la": "Latin", "lb": "Luxembourgish", "ln": "Lingala", "lo": "Lao", "lt": "Lithuanian", "lv": "Latvian",
+    "mg": "Malagasy", "mi": "Maori", "ml": "Malayalam", "mn": "Mongolian", "mr": "Marathi", "mt": "Maltese",
+    "my": "Burmese", "ne": "Nepali", "nn": "Nynorsk", "no": "Norwegian", "oc": "Occitan", "pa": "Punjabi",
+    "ps": "Pashto", "sa": "Sanskrit", "sd": "Sindhi", "si": "Sinhala", "sk": "Slovak", "sl": "Slovenian",
+    "sn": "Shona", "so": "Somali", "sq": "Albanian", "sr": "Serbian", "su": "Sundanese", "sw": "Swahili",
+    "ta": "Tamil", "te": "Telugu", "tg": "Tajik", "tk": "Turkmen", "tl": "Tagalog", "tt": "Tatar",
+    "uk": "Ukrainian", "ur": "Urdu", "uz": "Uzbek", "yi": "Yiddish", "yo": "Yoruba",
+}  # fmt: skip
+"""Names of the further languages that the embedded model knows."""
+
 UNSPACED = frozenset({"zh", "yue", "ja", "th", "my", "lo", "km"})
 """Languages written without spaces between words or sentences."""
 
-_BY_NAME = {name.lower(): code for code, name in NAMES.items()}
+_BY_NAME = {name.lower(): code for code, name in (NAMES | OTHER_NAMES).items()}
 # Region tags that mean another language than their first part says, and codes that have a shorter twin.
 _SPECIAL: dict[str, str | None] = {"zh-hk": "yue", "zh-yue": "yue", "cmn": "zh", "auto": None, "": None}
+
+
+def name_of(code: str) -> str:
+    """A language's English name as Qwen3-ASR writes it (`English`); the code where there is none."""
+    return NAMES.get(code) or OTHER_NAMES.get(code, code)
 
 
 def code_of(text: str | None) -> str | None:

@@ -8,6 +8,7 @@ All times are seconds, as float. All audio is mono at `SAMPLE_RATE`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -184,18 +185,33 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """All segments joined as the language's script asks: with spaces, or without in Chinese and Japanese."""
-        return join_texts([(segment.text, segment.language or self.language) for segment in self.segments])
+        """All segments joined as their languages' scripts ask: with spaces, or without in Chinese and Japanese."""
+        return join_texts([(segment.text, segment.language) for segment in self.segments])
 
 
-def join_texts(parts: list[tuple[str, str | None]]) -> str:
-    """Join (text, language) pairs; a space goes between two parts unless either side is unspaced script."""
-    joined, before = "", None
-    for text, language in parts:
+class Joined:
+    """Texts joined one after another as they come: what `add` gives, put together, is the whole.
+
+    A space goes between two parts unless either side is unspaced script. A part of no known language is taken to be
+    in that of the part before it.
+    """
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._language: str | None = None
+
+    def add(self, text: str, language: str | None) -> str:
+        """What the next text adds to the whole: itself, with a space before it where one belongs."""
         text = text.strip()
         if not text:
-            continue
-        spaced = joined and before not in UNSPACED and language not in UNSPACED
-        joined += f" {text}" if spaced else text
-        before = language
-    return joined
+            return ""
+        language = language or self._language
+        spaced = self._begun and self._language not in UNSPACED and language not in UNSPACED
+        self._begun, self._language = True, language
+        return f" {text}" if spaced else text
+
+
+def join_texts(parts: Iterable[tuple[str, str | None]]) -> str:
+    """Join (text, language) pairs by the rule of `Joined`."""
+    joined = Joined()
+    return "".join(joined.add(text, language) for text, language in parts)

@@ -78,13 +78,17 @@ def errors_of(shape: type[BaseModel]) -> dict[int | str, dict[str, object]]:
     return {status: {"model": shape, "description": text} for status, text in described.items()}
 
 
+def error_body(error: TingdaoError, path: str) -> BaseModel:
+    """An error in the shape of the dialect that `path` belongs to."""
+    if path.startswith(NATIVE_PREFIX):
+        return NativeError(code=error.number, message=error.message, error=error.code, param=error.param)
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    return OpenAIError(error=OpenAIErrorBody(message=error.message, type=kind, param=error.param, code=error.code))
+
+
 def answer(error: TingdaoError, path: str) -> JSONResponse:
     """The response to an error, in the shape of the dialect that `path` belongs to."""
-    if path.startswith(NATIVE_PREFIX):
-        body: BaseModel = NativeError(code=error.number, message=error.message, error=error.code, param=error.param)
-    else:
-        kind = "invalid_request_error" if error.status < 500 else "server_error"
-        body = OpenAIError(error=OpenAIErrorBody(message=error.message, type=kind, param=error.param, code=error.code))
+    body = error_body(error, path)
     headers = {"x-error-code": error.code}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after)))

@@ -8,8 +8,8 @@ pydantic model that forbids unknown ones; the same model describes the form in t
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request
@@ -79,8 +79,15 @@ async def read_form(request: Request, fields: type[FieldsT]) -> AsyncIterator[tu
 
 async def _parsed(parser: _Parser) -> FormData:
     """The form, received. Raises StorageFull when the disk has no room for the recording."""
-    try:
+    with full_disk_refused():
         return await parser.parse()
+
+
+@contextmanager
+def full_disk_refused() -> Iterator[None]:
+    """Let a disk without room for what arrives be the client's answer. Raises StorageFull."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull("The service has no disk space left for this recording. Try again later.") from None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from tingdao.audio.decode import Decoder
+from tingdao.audio.fetch import Fetcher
 from tingdao.audio.spool import Spool
 from tingdao.caller import caller
 from tingdao.engines.base import ModelCard
@@ -41,6 +42,7 @@ class Service:
     decoder: Decoder
     transcriber: Transcriber
     metrics: Metrics
+    fetcher: Fetcher
 
     async def start(self) -> None:
         """Begin to load the models to be kept and warm up the decoder; returns at once."""
@@ -49,6 +51,7 @@ class Service:
 
     async def close(self) -> None:
         """Stop everything and free the models."""
+        await self.fetcher.close()
         await self.decoder.close()
         await self.registry.close()
         if self.aligner is not None:
