@@ -11,7 +11,8 @@ The sentence goes on, for a pause shorter than the seconds given (`Pauses`),
 - before a word that begins none: than, 的时候, を, or one without a capital in a text that has capitals (`CUT`)
 - behind a comma (`CUT`), or with no mark at all (`NEW_SENTENCE`)
 - with an ellipsis on both sides, or before a word without a capital (`CUT`)
-- where the recording was cut without any pause (`NONE`), in Latin script only before a word known as no name.
+- where the recording was cut without any pause (`NONE`); where there are capitals, only before a word without one or
+  a word that far more often stands within a sentence: in, which, was.
 Then a full stop or ellipsis there goes away, and the next word loses its capital if that word is one of the
 language's little words (`pipeline.function_words`), or stands without a capital elsewhere in the two texts. Names,
 I, acronyms and German nouns never do.
@@ -181,7 +182,7 @@ def _japanese(end: End, after: str, pause: float) -> list[Edit]:
 def _korean(end: End, pause: float) -> list[Edit]:
     stem, sign = end.stem, end.sign
     goes_on = bool(_OPEN_KO.search(stem))
-    if _ends_falsely(sign) and goes_on and pause < Pauses.CUT:
+    if _ends_falsely(sign) and ((goes_on and pause < Pauses.CUT) or pause < Pauses.NONE):
         return [end.changed("")]
     return _completed(end, pause, ".", goes_on=goes_on, long=len(stem.split()) > 2)
 
@@ -202,7 +203,7 @@ def _cased(end: End, after: str, pause: float, words: FunctionWords) -> Edits:
     goes_on = (
         (open_ended and pause < Pauses.CUT)
         or (behind in words.leaning and pause < Pauses.BRIEF)
-        or (little and pause < Pauses.NONE)
+        or ((word.islower() or (little and word.lower() in words.inner)) and pause < Pauses.NONE)
         or (dots and stopped and sign not in _FALSE_END and pause < Pauses.CUT)
     )
     if stopped and goes_on:
