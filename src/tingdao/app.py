@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -26,7 +25,7 @@ from tingdao.audio.decode import Decoder
 from tingdao.audio.fetch import Fetcher
 from tingdao.audio.speech import SpeechDetector
 from tingdao.database import Database
-from tingdao.engines import canary, memory, weights
+from tingdao.engines import canary, memory, qwen_runtime, weights
 from tingdao.engines.base import Engine
 from tingdao.engines.offer import Offer
 from tingdao.engines.registry import Registry
@@ -102,7 +101,7 @@ def offers(settings: Settings) -> list[Offer[Engine]]:
     )
     wanted = settings.model
     if wanted == "auto":
-        wanted = next(iter(folders)) if folders and torch_is_there() else weights.WHISPER_BASE.name
+        wanted = next(iter(folders)) if folders and qwen_runtime.any_installed() else weights.WHISPER_BASE.name
     if wanted in weights.QWEN:
         wanted = weights.QWEN[wanted].name
     elif (path := Path(wanted)).is_dir():
@@ -149,11 +148,6 @@ def aligner_offer(settings: Settings) -> Offer[Aligner] | None:
     )
 
 
-def torch_is_there() -> bool:
-    """Whether the extra `qwen` is installed; looked up without importing, which takes seconds."""
-    return all(importlib.util.find_spec(package) for package in ("torch", "transformers"))
-
-
 def _qwen_offer(name: str, folder: Path, settings: Settings) -> Offer[Engine]:
     return Offer(
         name,
@@ -166,7 +160,7 @@ def _qwen_offer(name: str, folder: Path, settings: Settings) -> Offer[Engine]:
 
 def _free(device: str) -> int:
     """Bytes free where a model of Qwen3-ASR runs. Raises SetupError for a device that is not there."""
-    if not torch_is_there():
+    if not qwen_runtime.installed("torch") or not (device.startswith("cuda") or qwen_runtime.has_gpu()):
         return memory.free_memory()
     from tingdao.engines.hardware import choose_device, free_memory
 
@@ -181,8 +175,11 @@ def _load_embedded(settings: Settings) -> Engine:
 
 
 def _load_qwen(folder: Path, name: str, settings: Settings) -> Engine:
+    from tingdao.engines import openvino
     from tingdao.engines.qwen import QwenEngine
 
+    if qwen_runtime.choose_runtime(folder, settings.qwen) == "openvino":
+        return openvino.load(folder, name, settings.qwen, settings.models_dir)
     return QwenEngine.load(folder, name, settings.qwen)
 
 

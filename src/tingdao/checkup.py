@@ -10,7 +10,8 @@ from pathlib import Path
 
 import tingdao
 from tingdao import app
-from tingdao.engines import hubs, weights
+from tingdao.engines import hubs, qwen_runtime, weights
+from tingdao.engines.openvino_weights import is_converted, open_converted
 from tingdao.engines.qwen_weights import Kind, open_checkpoint
 from tingdao.errors import SetupError
 from tingdao.settings import MIB, Settings
@@ -52,6 +53,12 @@ def _state(settings: Settings) -> list[Finding]:
 
 def examine_folder(folder: Path) -> list[Finding]:
     """Look at one folder of Qwen3-ASR or its aligner: whether it is whole, and is what was fetched."""
+    if is_converted(folder):
+        try:
+            precision = open_converted(folder).precision
+        except SetupError as error:
+            return [Finding(f"{folder} cannot be used", good=False, advice=str(error), fatal=True)]
+        return [Finding(f"{folder} holds Qwen3-ASR whole, converted to {precision}")]
     findings = []
     kinds: tuple[tuple[Kind, str], ...] = (("model", "Qwen3-ASR"), ("aligner", "Qwen3-ForcedAligner"))
     for kind, what in kinds:
@@ -86,9 +93,14 @@ def _models(settings: Settings) -> list[Finding]:
         findings += [Finding(f"{name}: {each.what}", each.good, each.advice) for each in found]
     if aligner := app.aligner_offer(settings):
         findings.append(Finding(f"{aligner.name} is set up: words get times"))
-    if folders and not app.torch_is_there():
+    if folders and not qwen_runtime.any_installed():
         findings.append(
-            Finding("PyTorch or transformers is missing", good=False, advice="Run: pip install 'tingdao[qwen]'")
+            Finding(
+                "Nothing is installed that runs Qwen3-ASR",
+                good=False,
+                advice=f"Run: {qwen_runtime.INSTALL['openvino']}, or on a machine with a GPU: "
+                f"{qwen_runtime.INSTALL['torch']}",
+            )
         )
     try:
         default = app.offers(settings)[0].name
@@ -106,6 +118,6 @@ def _models(settings: Settings) -> list[Finding]:
     if stand_in:
         advice = (
             "This is the stand-in. For Qwen3-ASR run `tingdao download 0.6b` (or 1.7b; --from modelscope in China) "
-            "and `pip install 'tingdao[qwen]'`."
+            "and `pip install 'tingdao[cpu]'` (with a GPU: `tingdao[qwen]`)."
         )
     return [*findings, Finding(f"`tingdao serve` would serve {default}", advice=advice)]

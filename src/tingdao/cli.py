@@ -1,4 +1,4 @@
-"""The command line: serve · transcribe · download · check · keys · reload.
+"""The command line: serve · transcribe · download · convert · check · keys · reload.
 
 Everything heavy is imported inside the command that needs it, so that `tingdao --help` answers at once.
 Exit codes: 0 all done, 1 some recordings failed, 2 wrong usage or set-up.
@@ -21,6 +21,7 @@ from tingdao.errors import SetupError, TingdaoError
 
 if TYPE_CHECKING:
     from tingdao.engines.hubs import HubName
+    from tingdao.engines.openvino_weights import Precision
     from tingdao.keys import KeyStore
     from tingdao.pipeline.service import Service
     from tingdao.settings import Settings
@@ -62,7 +63,7 @@ def _stop(error: Exception) -> NoReturn:
 def _model_options(command: CommandT) -> CommandT:
     """Which model, and what it runs on."""
     for option in (
-        click.option("--dtype", help="Numbers of Qwen3-ASR: auto, bfloat16, float16 or float32."),
+        click.option("--dtype", help="Numbers of Qwen3-ASR: auto, int8, int4, bfloat16, float16 or float32."),
         click.option("--device", help="What Qwen3-ASR runs on: auto, cpu, cuda or cuda:N."),
         click.option("--model", help="Model name, or a folder of Qwen3-ASR.  [default: auto]"),
     ):
@@ -259,6 +260,35 @@ def reload(model: str | None, url: str | None, key: str | None) -> None:
     if sys.stderr.isatty():
         click.echo("\r", nl=False, err=True)
     click.echo(f"{done['model']} was loaded anew in {done['seconds']:g} s and serves.")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--int8", "precision", flag_value="int8", default="int8", help="8 bits: hardly less exact.  [default]")
+@click.option("--int4", "precision", flag_value="int4", help="4 bits: smaller, and less exact.")
+@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
+def convert(folder: Path, precision: Precision, to: Path | None) -> None:
+    """Convert the weights of Qwen3-ASR in FOLDER for machines without a GPU.
+
+    Serving does it by itself where it is needed. By hand it can be done ahead, or elsewhere: the folder it writes is
+    all that is needed.
+    """
+    from tqdm import tqdm
+
+    from tingdao.engines.openvino_weights import convert as run
+    from tingdao.engines.openvino_weights import converted_name
+    from tingdao.engines.qwen_weights import open_checkpoint
+
+    target = to or _settings().models_dir / converted_name(folder, precision)
+    try:
+        checkpoint = open_checkpoint(folder)
+        with tqdm(desc=precision, unit="B", unit_scale=True, total=checkpoint.size, disable=None, leave=False) as bar:
+            run(checkpoint, target, precision, lambda done, _: bar.update(done - bar.n))
+    except SetupError as error:
+        _stop(error)
+    click.echo(f"{folder} is in {target}, converted to {precision}.")
+    if to is not None:
+        click.echo("Give this folder wherever a model name is taken, such as `tingdao serve --model FOLDER`.")
 
 
 @main.command()

@@ -225,15 +225,28 @@ class EmbeddedSettings(Section):
 
 
 class QwenSettings(Section):
-    """`[qwen]`: Qwen3-ASR in this process (needs the extra `qwen`)."""
+    """`[qwen]`: Qwen3-ASR in this process (needs the extra `cpu`, or `qwen` for GPUs)."""
 
     folders: dict[str, Path] = Field(
         default_factory=dict,
-        description="Model names, and the folder of each: Qwen3-ASR in either published layout, as safetensors. "
-        "Its files are read while it serves: replace a folder, never change one.",
+        description="Model names, and the folder of each: Qwen3-ASR in either published layout, as safetensors, or "
+        "converted by `tingdao convert`. Its files are read while it serves: replace a folder, never change one.",
+    )
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="What computes: torch, openvino, or auto, which is openvino where there is no GPU.",
     )
     device: Device = "auto"
-    dtype: Dtype = "auto"
+    dtype: str = Field(
+        "auto",
+        pattern="^(auto|int8|int4|bfloat16|float16|float32)$",
+        description="Type of the numbers: int8 and int4 are for openvino, bfloat16 and float16 for torch, float32 for "
+        "both. auto is int8 with openvino; with torch it is bfloat16 where the hardware computes in it, else float16 "
+        "on a GPU and float32 on a CPU.",
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="Cores that openvino computes on; 0 means all that the process may use."
+    )
     width: int = Field(
         0, ge=0, le=1024, description="Clips recognised in one batch; 0 means 64 on a GPU and 16 on a CPU."
     )

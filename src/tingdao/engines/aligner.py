@@ -31,7 +31,7 @@ from tingdao.engines.aligner_prompt import Job, Prompter
 from tingdao.engines.aligner_times import UNTIMED, Flag, Span, spans
 from tingdao.engines.aligner_words import LANGUAGES, Unit
 from tingdao.engines.batcher import Batcher
-from tingdao.engines.qwen import read_tokenizer
+from tingdao.engines.qwen_tokenizer import read_tokenizer
 from tingdao.engines.qwen_weights import open_checkpoint
 from tingdao.errors import SetupError
 from tingdao.settings import AlignerSettings

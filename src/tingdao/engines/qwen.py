@@ -13,13 +13,12 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from tingdao import languages
 from tingdao.engines.base import Ask, ModelCard, Partial, Recognition
 from tingdao.engines.batcher import Batcher, Model
 from tingdao.engines.qwen_dialogue import Dialogue, Job, Reader
-from tingdao.engines.qwen_weights import AGAIN, open_checkpoint
+from tingdao.engines.qwen_tokenizer import read_tokenizer
+from tingdao.engines.qwen_weights import open_checkpoint
 from tingdao.errors import SetupError, TooLong, UnknownLanguage, UnsupportedOption
 from tingdao.settings import QwenSettings
 from tingdao.types import Clip, Usage
@@ -130,16 +129,3 @@ class QwenEngine:
         text, language = self._dialogue.answer(job.tokens, ask)
         usage = Usage(job.prompt_tokens, job.completion_tokens)
         return Recognition(text, language, usage=usage, ended=job.ended)
-
-
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer as stored, or put together from the vocabulary and the merges, all that the original layout has."""
-    try:
-        if (folder / "tokenizer.json").is_file():
-            return Tokenizer.from_file(str(folder / "tokenizer.json"))
-        from transformers import Qwen2Tokenizer
-
-        built: Tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
-    except Exception as error:
-        raise SetupError(f"The tokenizer in {folder} cannot be read ({error}). {AGAIN}") from error
-    return built

@@ -16,7 +16,8 @@ read 15 GB/s where packed ones read 25. This module does not know about audio, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tingdao.engines.hardware import pack, packed_product, packs
+from tingdao.engines.hardware import memory_errors, pack, packed_product, packs
 from tingdao.engines.qwen_memory import Memory, Shelf, ShelfView
 from tingdao.engines.qwen_weights import Checkpoint
 
@@ -32,6 +33,8 @@ Product = Callable[[Tensor], Tensor]
 """x (T, in) → x @ weightᵀ (T, out)."""
 
 MODEL = "model.language_model."
+PIECE = {"cpu": 256, "cuda": 4096}
+"""Prompt tokens to a step: on a CPU about half a second of work, on a GPU enough to fill it."""
 
 
 def product(weight: Tensor) -> Product:
@@ -62,7 +65,7 @@ class Decoder:
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         text = checkpoint.config["text_config"]
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.piece = device, dtype, PIECE[device.type]
         self.heads, self.key_heads, self.size = (
             text["num_attention_heads"],
             text["num_key_value_heads"],
@@ -114,6 +117,12 @@ class Decoder:
             down=joined("mlp.down_proj"),
         )
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Torch without gradients, and its errors for want of memory as MemoryError."""
+        with memory_errors(), torch.inference_mode():
+            yield
+
     @property
     def token_bytes(self) -> int:
         """Bytes of memory that one token takes."""
@@ -146,6 +155,11 @@ class Decoder:
             row.shelf = None
             self._shelves = {capacity: shelf for capacity, shelf in self._shelves.items() if shelf.rows}
 
+    def next(self, x: Tensor, entering: list[tuple[Memory, int]], asked: list[int]) -> list[int]:
+        """One pass; the likeliest next token at each of the asked positions. Shapes as those of `forward`."""
+        chosen: list[int] = self.logits(self.forward(x, entering)[asked]).max(-1).indices.tolist()
+        return chosen
+
     def forward(self, x: Tensor, entering: Iterable[tuple[Memory, int]]) -> Tensor:
         """One pass. Lengths grow only when it is through, so that a pass that failed can be repeated.
 
@@ -177,6 +191,10 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (n, hidden) of `forward` → logits (n, vocabulary)."""
         return self._head(self._rms(hidden, self._norm))
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """Embeddings one after the other."""
+        return torch.cat(parts)
 
     def embed(self, ids: list[int]) -> Tensor:
         """Token ids → embeddings (n, hidden)."""

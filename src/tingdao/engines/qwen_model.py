@@ -7,32 +7,106 @@ A step gives each settled row its next token and takes a bounded piece of the ne
 newcomer never holds the others up for more than one piece. A window is encoded when the piece that needs it comes, in
 bounded memory whatever the length of the clip.
 
-Everything here is called from one thread. It knows token ids, not text.
+Everything here is called from one thread. It knows token ids, not text, and not what computes: encoder and decoder are
+either those of PyTorch (`qwen_encoder`, `qwen_decoder`) or those of OpenVINO (`openvino_encoder`, `openvino_decoder`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from tingdao.engines.hardware import memory_errors
-from tingdao.engines.qwen_decoder import Decoder
 from tingdao.engines.qwen_dialogue import Job, audio_tokens
-from tingdao.engines.qwen_encoder import Encoder
-from tingdao.engines.qwen_memory import Memory
+
+Array = Any
+"""A torch tensor or a numpy array: of what both can, only slices are read and written here."""
 
 HEARD = 0
 """Stands in a row's ids where audio goes; any token does."""
 GRAIN = 512
-"""Tokens. Rows reserve multiples of it, so that rows of similar length share a shelf."""
-PIECE = {"cpu": 256, "cuda": 4096}
-"""Prompt tokens to a step: on a CPU about half a second of work, on a GPU enough to fill it."""
+"""Tokens. Rows reserve multiples of it, so that rows of similar length can be kept together."""
+
+
+class Memory(Protocol):
+    """What a decoder remembers of one row."""
+
+    @property
+    def length(self) -> int:
+        """Tokens seen."""
+        ...
+
+
+M = TypeVar("M", bound=Memory)
+
+
+class Encoder(Protocol):
+    """The hearing half. window: mel frames that attend to each other."""
+
+    window: int
+
+    def features(self, samples: NDArray[np.float32]) -> Array:
+        """Log-mel frames (bins, frames), frames a multiple of `CHUNK`; short clips are filled up with silence."""
+        ...
+
+    def encode(self, parts: Sequence[tuple[Array, int]]) -> list[Array]:
+        """Parts of clips, each beginning with a window → their tokens, (tokens, hidden) each.
+
+        parts: (features (bins, whole chunks), how many frames of them are audio).
+        """
+        ...
+
+
+class Decoder(Protocol[M]):
+    """The writing half. piece: prompt tokens to a step, so many that a step stays short."""
+
+    piece: int
+
+    def working(self) -> AbstractContextManager[None]:
+        """What every call that computes runs in; turns the library's errors for want of memory into MemoryError."""
+        ...
+
+    @property
+    def settled(self) -> list[M]:
+        """All settled rows, in the order in which `next` wants their tokens."""
+        ...
+
+    def enter(self, prompt: int, capacity: int) -> M:
+        """Memory for a row with a prompt of so many tokens, that may grow to `capacity` tokens."""
+        ...
+
+    def settle(self, row: M) -> None:
+        """Keep a row whose prompt is through among those that bring one token each."""
+        ...
+
+    def leave(self, row: M) -> None:
+        """Forget a row."""
+        ...
+
+    def embed(self, ids: list[int]) -> Array:
+        """Token ids → embeddings (n, hidden)."""
+        ...
+
+    def join(self, parts: list[Array]) -> Array:
+        """Embeddings one after the other."""
+        ...
+
+    def next(self, x: Array, entering: list[tuple[M, int]], asked: list[int]) -> list[int]:
+        """One pass over embeddings (T, hidden) → the likeliest next token at each of the asked positions.
+
+        x: one of each settled row, in the order of `settled`, then the pieces of the entering rows.
+        entering: (row, tokens of its piece).
+        Lengths grow only when it is through, so that a pass that failed can be repeated.
+        """
+        ...
 
 
 @dataclass(eq=False, slots=True)
-class _Row:
+class _Row(Generic[M]):
     """A job at work.
 
     ids: its prompt, and what it had answered before it entered. features: log-mel frames of the whole clip.
@@ -40,10 +114,10 @@ class _Row:
     """
 
     job: Job
-    memory: Memory
+    memory: M
     ids: list[int]
-    features: Tensor
-    heard: Tensor
+    features: Array
+    heard: Array
 
     @property
     def left(self) -> int:
@@ -57,14 +131,14 @@ class _Row:
         return min(max(begin, 0), total), min(max(begin + count, 0), total)
 
 
-class QwenModel:
+class QwenModel(Generic[M]):
     """The model and the rows it works on."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder[M]) -> None:
         self._encoder, self._decoder = encoder, decoder
-        self._piece = PIECE.get(decoder.device.type, PIECE["cuda"])
-        self._rows: dict[Job, _Row] = {}
-        self._entering: list[_Row] = []
+        self._piece = decoder.piece
+        self._rows: dict[Job, _Row[M]] = {}
+        self._entering: list[_Row[M]] = []
 
     def cost(self, job: Job) -> int:
         """Tokens that a job reserves."""
@@ -72,7 +146,7 @@ class QwenModel:
 
     def enter(self, job: Job) -> None:
         """Take a job in; one that was put back goes on where it was."""
-        with memory_errors(), torch.inference_mode():
+        with self._decoder.working():
             ids = [*job.head, *[HEARD] * audio_tokens(job.frames), *job.tail, *job.tokens]
             memory = self._decoder.enter(len(ids), self.cost(job))
             features = self._encoder.features(job.samples)
@@ -82,14 +156,14 @@ class QwenModel:
 
     def step(self) -> list[Job]:
         """One pass over all rows; returns the jobs that got a token."""
-        with memory_errors(), torch.inference_mode():
+        with self._decoder.working():
             return self._step()
 
     def leave(self, job: Job) -> None:
         """Forget a job, and free what it held."""
         row = self._rows.pop(job, None)
         if row is not None:
-            with torch.inference_mode():
+            with self._decoder.working():
                 self._decoder.leave(row.memory)
             if row in self._entering:
                 self._entering.remove(row)
@@ -101,15 +175,15 @@ class QwenModel:
         self._listen(pieces)
         parts = [self._decoder.embed([row.job.tokens[-1] for row in settled])]
         parts += [self._embedded(row, count) for row, count in pieces]
-        hidden = self._decoder.forward(torch.cat(parts), [(row.memory, count) for row, count in pieces])
         asked, end = list(range(len(settled))), len(settled)
         arrived = []
         for row, count in pieces:
             end += count
-            if not row.left:
+            if row.left == count:
                 arrived.append(row)
                 asked.append(end - 1)
-        chosen = self._decoder.logits(hidden[asked]).max(-1).indices.tolist()
+        entering = [(row.memory, count) for row, count in pieces]
+        chosen = self._decoder.next(self._decoder.join(parts), entering, asked)
         for row in arrived:
             self._entering.remove(row)
             self._decoder.settle(row.memory)
@@ -119,7 +193,7 @@ class QwenModel:
             row.job.take(token)
         return [row.job for row in moved]
 
-    def _pieces(self) -> list[tuple[_Row, int]]:
+    def _pieces(self) -> list[tuple[_Row[M], int]]:
         """Whose prompts go on in this step, by how many tokens.
 
         First come, first served, but prompts that fit into a step overtake longer ones, of which the first always
@@ -136,7 +210,7 @@ class QwenModel:
             pieces.append((long, left + self._piece - self._piece // 2))
         return pieces
 
-    def _listen(self, pieces: list[tuple[_Row, int]]) -> None:
+    def _listen(self, pieces: list[tuple[_Row[M], int]]) -> None:
         """Encode the windows that these pieces are the first to reach, all in one go."""
         window, rows, parts = self._encoder.window, [], []
         for row, count in pieces:
@@ -148,9 +222,9 @@ class QwenModel:
                 parts.append((row.features[:, begin : last * window], frames - begin))
         if parts:
             for row, heard in zip(rows, self._encoder.encode(parts), strict=True):
-                row.heard = torch.cat([row.heard, heard])
+                row.heard = self._decoder.join([row.heard, heard])
 
-    def _embedded(self, row: _Row, count: int) -> Tensor:
+    def _embedded(self, row: _Row[M], count: int) -> Array:
         """The next `count` tokens of a prompt as the decoder takes them, (count, hidden)."""
         start = row.memory.length
         embedded = self._decoder.embed(row.ids[start : start + count])

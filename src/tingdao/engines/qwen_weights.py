@@ -6,7 +6,7 @@ warns and runs random weights. The difference is one of names, so tensors are re
 is rewritten on disk.
 
 Only safetensors are read, and no code from the folder is ever run. Looking at a folder needs neither torch nor
-transformers, so that `tingdao check` can do it anywhere; only `Checkpoint.tensor` does.
+transformers, so that `tingdao check` can do it anywhere; only `Checkpoint.tensor` and `mapped` do.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tingdao.errors import SetupError
 
@@ -31,8 +32,9 @@ Kind = Literal["model", "aligner"]
 """Qwen3-ASR itself, or Qwen3-ForcedAligner: the same but for its head, and for the text it is given."""
 Shape = tuple[int, ...]
 
-SIZES = {"BF16": 2, "F16": 2, "F32": 4}
+SIZES = {"BF16": 2, "F16": 2, "F32": 4, "I8": 1, "U8": 1}
 """Bytes of one number, by the names that safetensors gives to types."""
+FLOATS = {"BF16": np.float32, "F16": np.float16, "F32": np.float32}
 RENAMES = (
     ("thinker.audio_tower.proj1.", "model.multi_modal_projector.linear_1."),
     ("thinker.audio_tower.proj2.", "model.multi_modal_projector.linear_2."),
@@ -70,6 +72,16 @@ class Entry:
     def size(self) -> int:
         """Bytes."""
         return prod(self.shape) * SIZES[self.kind]
+
+    def floats(self, begin: int = 0, end: int | None = None) -> NDArray[np.float32]:
+        """The tensor, or its rows from `begin` to `end`, as float32. Only those are read."""
+        rows = range(self.shape[0])[begin:end]
+        row = self.size // self.shape[0]
+        data = np.fromfile(self.file, np.uint8, len(rows) * row, offset=self.offset + rows.start * row)
+        if self.kind == "BF16":  # the upper half of a float32
+            data = (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        numbers: NDArray[np.float32] = data.view(FLOATS[self.kind]).astype(np.float32, copy=False)
+        return numbers.reshape(len(rows), *self.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +208,8 @@ def _native(name: str, renames: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def _json(file: Path) -> Config:
+def read_json(file: Path) -> Config:
+    """A JSON object from a model folder. Raises SetupError."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -210,7 +223,7 @@ def _json(file: Path) -> Config:
 
 def _refuse_code(folder: Path) -> None:
     for file in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
-        if (folder / file).is_file() and "auto_map" in _json(folder / file):
+        if (folder / file).is_file() and "auto_map" in read_json(folder / file):
             raise SetupError(
                 f"{folder / file} asks for Python code from the folder to be run (auto_map). That is never done here; "
                 f"Qwen3-ASR needs none of it. {AGAIN}"
@@ -219,7 +232,7 @@ def _refuse_code(folder: Path) -> None:
 
 def _config(folder: Path, kind: Kind) -> tuple[Config, Literal["native", "original"]]:
     """The config in native terms, and the layout it was written in."""
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     family = config.get("model_type")
     thinker = config.get("thinker_config")
     whole = thinker if isinstance(thinker, dict) else config
@@ -259,7 +272,7 @@ def _config(folder: Path, kind: Kind) -> tuple[Config, Literal["native", "origin
 def _step(folder: Path, config: Config) -> int:
     """Milliseconds to a step of the aligner: the original layout has it in the config, the native in the processor."""
     processor = folder / "processor_config.json"
-    said = (_json(processor) if processor.is_file() else {}) | config
+    said = (read_json(processor) if processor.is_file() else {}) | config
     step = said.get("timestamp_segment_time", STEP_MS)
     if not isinstance(step, int | float) or int(step) < 1:
         raise SetupError(f"{folder} says that a step of time is {step!r} milliseconds. {AGAIN}")
@@ -269,7 +282,7 @@ def _step(folder: Path, config: Config) -> int:
 def _entries(folder: Path) -> dict[str, Entry]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        listed = _json(index).get("weight_map")
+        listed = read_json(index).get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
             raise SetupError(f"{index} lists no files. {AGAIN}")
         names = sorted(set(listed.values()))
@@ -287,11 +300,14 @@ def _entries(folder: Path) -> dict[str, Entry]:
                 f"safetensors of the same model. {AGAIN}"
             )
         raise SetupError(f"{folder} holds no weights (*.safetensors). {AGAIN}")
-    return {name: entry for file in files for name, entry in _header(file).items()}
+    return {name: entry for file in files for name, entry in read_header(file).items()}
 
 
-def _header(file: Path) -> dict[str, Entry]:
-    """The tensors of one file. The format: https://github.com/huggingface/safetensors#format."""
+def read_header(file: Path, kinds: frozenset[str] = frozenset(FLOATS)) -> dict[str, Entry]:
+    """The tensors of one file, of these types only. The format: https://github.com/huggingface/safetensors#format.
+
+    Raises SetupError.
+    """
     size = file.stat().st_size
     damaged = SetupError(f"{file} is damaged or was not downloaded to its end. {AGAIN}")
     with file.open("rb") as stream:
@@ -310,8 +326,10 @@ def _header(file: Path) -> dict[str, Entry]:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise damaged from None
     for name, entry in entries.items():
-        if entry.kind not in SIZES:
-            raise SetupError(f"{name} in {file} has the type {entry.kind}; only {', '.join(SIZES)} are known. {AGAIN}")
+        if entry.kind not in kinds:
+            raise SetupError(
+                f"{name} in {file} has the type {entry.kind}; only {', '.join(sorted(kinds))} are known. {AGAIN}"
+            )
         if entry.offset < begin or entry.offset + entry.size > size:
             raise damaged
     return entries

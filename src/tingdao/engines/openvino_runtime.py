@@ -1,0 +1,64 @@
+"""How graphs are compiled and run: threads, types of numbers, and what this processor is good at."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import openvino
+
+log = logging.getLogger(__name__)
+
+ACTIVATIONS = 256
+"""Numbers of a row that are rounded to 8 bits with a scale of their own, before they meet a matrix of 8 bits."""
+FAST = ("avx512_vnni", "avx_vnni")
+"""Instructions, by the names in /proc/cpuinfo, that multiply 8 bits at full speed."""
+
+
+def compile_graph(graph: openvino.Model, threads: int, **options: Any) -> openvino.CompiledModel:  # noqa: ANN401  as is
+    """Make a graph ready to run.
+
+    threads: 0 means all cores that this process may use.
+    options: properties of OpenVINO's CPU plugin.
+    """
+    given = {"INFERENCE_NUM_THREADS": threads or available_cores(), "NUM_STREAMS": 1, **options}
+    return openvino.Core().compile_model(graph, "CPU", given)
+
+
+def exact() -> dict[str, Any]:
+    """Properties of the plugin with which everything is computed in float32."""
+    return {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0, "KV_CACHE_PRECISION": "f32"}
+
+
+def fast() -> dict[str, Any]:
+    """Properties with which products and memory are in 8 bits, and everything between them in float32."""
+    whole = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": ACTIVATIONS, "KV_CACHE_PRECISION": "u8"}
+    return exact() | whole
+
+
+def half() -> dict[str, Any]:
+    """Properties with which a graph of bfloat16 is computed as it is."""
+    return exact() | {"INFERENCE_PRECISION_HINT": "bf16"}
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def slow_reason() -> str | None:
+    """Why 8 bits are not at full speed here, in words; None when they are, or when there is no telling."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return None
+    flags = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "")
+    if not flags or any(name in flags.split() for name in FAST):
+        return None
+    return f"this processor has none of {', '.join(FAST)}"
