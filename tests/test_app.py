@@ -7,8 +7,21 @@ from tingdao import app, errors
 
 def test_openapi_lists_every_route_that_speaks_json(client):
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {"/api/v1/transcribe", "/health", "/v1/audio/transcriptions", "/v1/models",
-                                      "/v1/models/{name}"}  # fmt: skip
+    assert set(document["paths"]) == {
+        "/admin/keys",
+        "/admin/load-model",
+        "/admin/reload-model",
+        "/admin/status",
+        "/admin/unload-model",
+        "/api/v1/tickets",
+        "/api/v1/transcribe",
+        "/api/v1/usage",
+        "/health",
+        "/v1/audio/transcriptions",
+        "/v1/chat/completions",
+        "/v1/models",
+        "/v1/models/{name}",
+    }
     assert "HTTPValidationError" not in str(document["paths"])
 
 

@@ -21,6 +21,8 @@ HOOKS = (
     "download-srt",
     "notice",
     "error",
+    "key",
+    "enter",
 )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from conftest import RECORDINGS
+from e2e.conftest import Server
+from tingdao.database import Database
+from tingdao.keys import KeyStore
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -86,3 +90,44 @@ def test_an_error_says_what_to_do(page, tmp_path):
 def test_languages_come_from_the_model(page):
     expect(page.get_by_test_id("language").locator("option[value=zh]")).to_have_count(1)
     assert page.get_by_test_id("language").locator("option").count() > 50
+
+
+def test_a_service_with_keys_asks_for_one(browser, weights, tmp_path):
+    database = Database(None, tmp_path / "own")
+    key = KeyStore(database).add("page")
+    database.close()
+    server = Server(tmp_path / "own", TINGDAO_EMBEDDED_PATH=str(weights))
+    context = browser.new_context(locale="en-US")
+    try:
+        server.wait_until_ready()
+        page = context.new_page()
+        page.goto(server.url)
+        expect(page.get_by_test_id("key")).to_be_focused()
+        expect(page.get_by_test_id("file")).to_be_hidden()
+        for wrong in ("nonsense", key[:-1]):
+            page.get_by_test_id("key").fill(wrong)
+            page.get_by_test_id("enter").click()
+            expect(page.get_by_text("does not take this key")).to_be_visible()
+        page.get_by_test_id("key").fill(f" {key} ")
+        page.get_by_test_id("key").press("Enter")
+        expect(page.get_by_test_id("key")).to_be_hidden()
+        transcribe(page, "jfk.flac")
+        expect(page.get_by_test_id("transcript")).to_contain_text("fellow Americans", timeout=60_000)
+        page.reload()
+        expect(page.get_by_test_id("key")).to_be_hidden()  # the tab remembers it
+        expect(page.get_by_test_id("language").locator("option[value=zh]")).to_have_count(1)
+        assert key not in page.url
+        assert page.evaluate("Object.values(localStorage).join()").find(key) < 0
+
+        store = KeyStore(Database(None, tmp_path / "own"))
+        store.revoke("page")
+        time.sleep(1.1)
+        transcribe(page, "jfk.flac")
+        expect(page.get_by_text("does not take this key")).to_be_visible()
+    finally:
+        context.close()
+        server.stop()
+    assert key not in server.log.read_text()
+    assert key[3:20] not in server.log.read_text()
+    requests = [line for line in server.lines() if line["message"] == "request"]
+    assert {line["key"] for line in requests if line["path"] == "/v1/audio/transcriptions"} == {"page", None}

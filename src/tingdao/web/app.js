@@ -1,6 +1,6 @@
 /** The page: choose a recording, follow its upload and recognition, read, play, copy and save the transcript. */
 
-import { health, languages, ServiceError, transcribe } from "./api.js";
+import { health, languages, ServiceError, transcribe, useKey } from "./api.js";
 import { changeLanguage, language, put, putPlain, say, translatePage } from "./strings.js";
 import { clock, FORMATS } from "./subtitles.js";
 import { clearTranscript, showTranscript, translateTimes } from "./transcript.js";
@@ -18,6 +18,11 @@ page.file.addEventListener("change", choose);
 page.form.addEventListener("submit", (event) => {
   event.preventDefault();
   if (page.file.files.length && !running) run(page.file.files[0]);
+});
+page.door.addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey(page.key.value.trim());
+  meetService();
 });
 page.cancel.addEventListener("click", () => running?.abort());
 page.copy.addEventListener("click", copy);
@@ -65,6 +70,7 @@ async function run(file) {
     show(file, transcript, elapsed());
   } catch (error) {
     if (running.signal.aborted) put(page.status, "cancelled");
+    else if (error.locked) askForKey(error);
     else fail(error);
   } finally {
     clearInterval(ticking);
@@ -186,8 +192,24 @@ async function meetService() {
     setTimeout(meetService, LOADING_POLL);
     return;
   }
-  codes = await languages();
+  try {
+    codes = await languages();
+  } catch (error) {
+    askForKey(error);
+    return;
+  }
+  page.door.hidden = true;
+  page.form.hidden = false;
   offerLanguages();
+}
+
+/** Put the field for a key in place of the form, whose file stays chosen. */
+function askForKey(refusal) {
+  forget();
+  put(page.refusal, refusal.key);
+  page.door.hidden = false;
+  page.form.hidden = true;
+  page.key.select();
 }
 
 /** Fill the list of languages: those of the browser first, then all, by name. */

@@ -31,6 +31,10 @@ const STRINGS = {
     standIn:
       "The small embedded model {model} is in use. It only stands in for Qwen3-ASR, which makes far fewer mistakes: " +
       "“tingdao check” says how to get it.",
+    needKey: "This service asks for a key. Its operator gives you one.",
+    wrongKey: "The service does not take this key. Copy it whole, or ask for another one.",
+    key: "Key",
+    enter: "Continue",
     privacy: "Recordings go to this server and nowhere else.",
     api: "API",
   },
@@ -64,6 +68,10 @@ const STRINGS = {
     standIn:
       "当前使用的是内置小模型 {model}，它只是临时代替 Qwen3-ASR，错误要多得多。" +
       "运行 tingdao check 可以查看如何启用 Qwen3-ASR。",
+    needKey: "使用这个服务需要密钥，请向管理员索取。",
+    wrongKey: "服务不接受这个密钥。请完整复制，或另外索取一个。",
+    key: "密钥",
+    enter: "继续",
     privacy: "录音只会发送到这台服务器。",
     api: "API",
   },
