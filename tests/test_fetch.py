@@ -31,6 +31,7 @@ from tingdao.errors import (
     ForbiddenUrl,
     NotAudio,
     StorageFull,
+    TingdaoError,
     TooLarge,
 )
 from tingdao.settings import MIB, FetchSettings
@@ -227,6 +228,8 @@ TRICKS = [
     ("http://bücher.example:PORT/", FORBIDDEN),
     ("http://xn--bcher-kva.example:PORT/", FORBIDDEN),
     ("http://xn--a:PORT/", FORBIDDEN),
+    ("http://xn--a.-b:PORT/", BAD),
+    ("http://xn--.]:PORT/", BAD),
     # IPv6.
     ("http://[::1]:PORT/", FORBIDDEN),
     ("http://[0000:0:0:0:0:0:0:0001]:PORT/", FORBIDDEN),
@@ -324,6 +327,7 @@ TRICKS = [
     ("http://127.0.0.1\0.public.example:PORT/", BAD),
     ("http://127.0.0.1:PORT/%0d%0aHost:%20public.example", FORBIDDEN),
     (" http://127.0.0.1:PORT/", BAD),
+    ("http://127.0.0.1:PORT/\ud800", BAD),
     # Other schemes.
     ("file:///etc/passwd", BAD),
     ("ftp://127.0.0.1:PORT/", BAD),
@@ -509,6 +513,8 @@ def test_a_name_that_changes_its_answer_is_judged_by_the_one_that_is_dialled():
         ("http://[fe80::1%25eth0]:PORT/", BadUrl),
         ("http://[::1:PORT/", FetchFailed),
         ("http://xn--a-\x80:PORT/", FetchFailed),
+        ("http://xn--.]:PORT/", FetchFailed),
+        ("http://xn--a.-b:PORT/", FetchFailed),
         ("http://127.0.0.1%2e:PORT/", BadUrl),
         ("/one-more", ForbiddenUrl),
     ],
@@ -542,6 +548,16 @@ def test_retries_are_judged_anew():
             assert wire.dialled == [PUBLIC]
 
     asyncio.run(main())
+
+
+def test_urls_can_be_read_without_asking_anybody():
+    url = guard.read_url("https://Bücher.example:443/ein%20Buch?x=1#y")
+    assert str(url) == "https://xn--bcher-kva.example/ein%20Buch?x=1#y"
+    assert guard.read_url("http://127.0.0.1/").host == "127.0.0.1"  # judged when it is dialled
+    for trick, kind in TRICKS:
+        if kind is BAD:
+            with pytest.raises(BadUrl):
+                guard.read_url(trick.replace("PORT", "80"))
 
 
 def test_local_sockets_are_refused():
@@ -865,7 +881,10 @@ def test_the_rest_is_asked_for_where_the_server_knows_the_version():
     assert run({"/a": [cut, [ok()]]})[0] == WAV
     # Another part than asked for, or none: from the start.
     wrong = ok(whole[4000:], "Content-Range: bytes 4000-16383/16384", status="206 Partial")
-    for odd in (wrong, ok(b"", status="416 No")):
+    short = ok(whole[5000:6000], "Content-Range: bytes 5000-5999/16384", status="206 Partial")
+    packed = gzip.compress(whole[5000:])
+    packed = ok(packed, "Content-Range: bytes 5000-16383/16384", "Content-Encoding: gzip", status="206 Partial")
+    for odd in (wrong, short, packed, ok(b"", status="416 No")):
         body, server = run({"/a": [cut, [odd], [ok(whole)]]})
         assert body == whole
         assert "range:" not in server.requests[2].lower()
@@ -874,6 +893,8 @@ def test_the_rest_is_asked_for_where_the_server_knows_the_version():
     cut = [ok(page, *headers)[: -len(page) + 100]]
     more = ok(page[100:], "Content-Range: bytes 100-1005/1006", status="206 Partial")
     refused(NotAudio, {"/a": [cut, [more]]})
+    # What is sent anew is looked at anew.
+    refused(NotAudio, {"/a": [[ok(whole, *headers)[: -len(whole) + 600]], [ok(b"<html>" * 100)]]})
     # Weak versions, or no ranges: from the start.
     for fewer in (("Accept-Ranges: bytes", 'ETag: W/"v1"'), ('ETag: "v1"',)):
         body, server = run({"/a": [[ok(whole, *fewer)[: -len(whole) + 5000]], [ok(whole)]]})
@@ -884,8 +905,30 @@ def test_the_rest_is_asked_for_where_the_server_knows_the_version():
 def test_the_rest_counts_towards_the_limit():
     headers = ("Accept-Ranges: bytes", 'ETag: "v1"')
     cut = [ok(bytes(MIB), *headers)[:-1000]]
-    more = ok(bytes(2000), f"Content-Range: bytes {MIB - 1000}-{MIB + 999}/{MIB + 1000}", status="206 Partial")
+    more = ok(bytes(2000), f"Content-Range: bytes {MIB - 1000}-{MIB - 1}/{MIB}", status="206 Partial")
     refused(TooLarge, {"/a": [cut, [more]]}, max_mib=1)
+
+
+def test_no_connection_is_left_open_by_what_was_refused():
+    pages = {
+        "/long": [b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n", 30.0],
+        "/page": [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n<html>" + b" " * 600, 30.0],
+        "/missing": [b"HTTP/1.1 404 No\r\nContent-Length: 99999\r\n\r\n", 30.0],
+        "/away": [b"HTTP/1.1 302 Found\r\nLocation: file:///x\r\nContent-Length: 99999\r\n\r\n", 30.0],
+        "/stall": [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", 30.0],
+    }
+
+    async def main():
+        async with Server(pages).running() as server:
+            options = {"max_mib": 1, "idle_timeout_s": 0.1}
+            async with fetcher_for(f"127.0.0.1:{server.port}", **options) as fetcher:
+                for path in pages:
+                    with pytest.raises(TingdaoError):
+                        await body_of(fetcher, f"http://127.0.0.1:{server.port}{path}")
+                    assert fetcher.client._transport._pool.connections == [], path
+                assert len(server.requests) == len(pages)
+
+    asyncio.run(main())
 
 
 def test_leaving_ends_the_fetch():

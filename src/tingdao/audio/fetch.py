@@ -28,11 +28,10 @@ from typing import BinaryIO, Final
 import httpx2
 
 import tingdao
-from tingdao.audio.guard import Guard, GuardedTransport, Lookup, system_lookup
+from tingdao.audio.guard import Guard, GuardedTransport, Lookup, read_url, system_lookup
 from tingdao.audio.job import NO_ROOM
 from tingdao.destinations import Destinations
 from tingdao.errors import (
-    BadUrl,
     EmptyAudio,
     FetchFailed,
     FetchTimeout,
@@ -70,8 +69,8 @@ PASSING: Final = {502, 503, 504}
 class Fetcher:
     """Everything that goes out, behind one guard; one per service.
 
-    client: for other outgoing requests, such as webhooks. It follows no redirects, keeps no cookies and takes nothing
-    from the environment. Beside httpx2's errors it raises BadUrl and ForbiddenUrl.
+    client: for other outgoing requests, such as webhooks, to what `guard.read_url` returns. It follows no redirects,
+    keeps no cookies and takes nothing from the environment. Beside httpx2's errors it raises BadUrl and ForbiddenUrl.
     """
 
     def __init__(self, settings: FetchSettings, lookup: Lookup = system_lookup) -> None:
@@ -98,7 +97,7 @@ class Fetcher:
         try:
             with tempfile.TemporaryFile() as body:
                 async with asyncio.timeout(self._settings.timeout_s) as deadline:
-                    await _Download(self.client, self._settings, body, progress).fetch(_read(url))
+                    await _Download(self.client, self._settings, body, progress).fetch(read_url(url))
                     body.seek(0)
                 yield body
         except TimeoutError:
@@ -148,7 +147,11 @@ class _Download:
                     raise
                 log.info(
                     "fetching a recording broke and goes on",
-                    extra={"host": url.host, "received": self._received, "cause": repr(failure.__cause__ or failure)},
+                    extra={
+                        "host": url.raw_host.decode(),
+                        "received": self._received,
+                        "cause": repr(failure.__cause__ or failure),
+                    },
                 )
             await asyncio.sleep(PAUSE * 2**attempt * random.uniform(0.5, 1))  # noqa: S311  no secret
 
@@ -174,7 +177,7 @@ class _Download:
         for _ in range(self._settings.redirects + 1):
             try:
                 response = await self._client.send(request, stream=True)
-            except UnicodeError:  # a redirect to a name in Punycode that decodes to nothing
+            except UnicodeError:  # a redirect to a name in Punycode that cannot be decoded
                 raise FetchFailed("The URL redirects to something that is not a URL.", param="url") from None
             if not response.has_redirect_location:
                 return response
@@ -190,7 +193,8 @@ class _Download:
         """Refuse by status and headers what is no recording, and go to where in the body it begins or goes on."""
         status = response.status_code
         if self._version and status in {206, 416}:
-            if status == 206 and response.headers.get("content-range", "").startswith(f"bytes {self._received}-"):
+            rest = f"bytes {self._received}-{(self._total or 0) - 1}/{self._total}"
+            if response.headers.get("content-range") == rest and "content-encoding" not in response.headers:
                 return
             self._version = None  # all of it, then
             raise _Passing("The URL's server does not send the rest of the recording.", param="url")
@@ -207,7 +211,7 @@ class _Download:
         if self._total and self._total > self._settings.max_mib * MIB:
             raise self._too_large()
         etag = response.headers.get("etag", "")
-        resumable = plain and etag.startswith('"') and response.headers.get("accept-ranges") == "bytes"
+        resumable = self._total and etag.startswith('"') and response.headers.get("accept-ranges") == "bytes"
         self._version = etag if resumable else None
         self._body.seek(0)
         self._body.truncate()
@@ -234,13 +238,6 @@ class _Download:
         return TooLarge(
             f"The recording at the URL is larger than the {self._settings.max_mib} MiB allowed.", param="url"
         )
-
-
-def _read(url: str) -> httpx2.URL:
-    try:
-        return httpx2.URL(url)
-    except (httpx2.InvalidURL, ValueError):
-        raise BadUrl("This is not a URL. It looks like https://example.com/recording.mp3.", param="url") from None
 
 
 def _refuse_text(head: bytes) -> None:

@@ -168,6 +168,17 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         await self._pool.aclose()
 
 
+def read_url(text: str) -> httpx2.URL:
+    """A URL as a stranger gave it, checked as far as that goes without asking anybody. Raises BadUrl."""
+    try:
+        url = httpx2.URL(text)
+        _ = url.host  # what is no Punycode is found out when it is decoded
+    except (httpx2.InvalidURL, UnicodeError):
+        raise BadUrl("This is not a URL. It looks like https://example.com/recording.mp3.", param="url") from None
+    check_url(url)
+    return url
+
+
 def check_url(url: httpx2.URL) -> None:
     """Raise BadUrl unless it is an http or https URL with a plain host, as its parts would be used."""
     if len(str(url)) > URL_LENGTH:
