@@ -21,6 +21,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -137,12 +138,17 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     """httpx2's way to the network, through a guard; every URL is checked, those of redirects too."""
 
     def __init__(self, guard: Guard) -> None:
-        self._pool = httpcore2.AsyncConnectionPool(
-            # SSL_CERT_FILE adds the operator's own authorities; nothing else of the environment counts.
+        self._guard = guard
+
+    @cached_property
+    def _pool(self) -> httpcore2.AsyncConnectionPool:
+        """Made when it is first used: reading all certificate authorities takes a tenth of a second."""
+        return httpcore2.AsyncConnectionPool(
+            # SSL_CERT_FILE may name the operator's own authorities; nothing else of the environment counts.
             ssl_context=httpx2.create_ssl_context(),
             max_connections=CONNECTIONS,
             keepalive_expiry=5,
-            network_backend=guard,
+            network_backend=self._guard,
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -165,7 +171,8 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._pool.aclose()
+        if "_pool" in vars(self):
+            await self._pool.aclose()
 
 
 def read_url(text: str) -> httpx2.URL:
