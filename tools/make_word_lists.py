@@ -19,7 +19,6 @@ FOLDER = Path(__file__).parents[1] / "src/tingdao/pipeline"
 HAN = re.compile(r"[\u4e00-\u9fff]{1,4}")
 CHINESE_SEEN, CHARACTER_SEEN = 20, 100
 """How often a Chinese word, and a word of one character, must have been counted."""
-ENGLISH_WORDS = 50_000
 PLACE, PLACE_MARK = "ns", "@"
 
 
@@ -36,8 +35,7 @@ def chinese(source: Path) -> list[str]:
 def english(source: Path) -> list[str]:
     """Words in lower-case letters."""
     counted = [line.split() for line in source.read_text(encoding="utf-8-sig").splitlines()]
-    words = [word for word, _ in sorted(counted, key=lambda pair: -int(pair[1])) if word.isalpha() and word.isascii()]
-    return words[:ENGLISH_WORDS]
+    return [word for word, _ in sorted(counted, key=lambda pair: -int(pair[1])) if word.isalpha() and word.isascii()]
 
 
 def main() -> None:

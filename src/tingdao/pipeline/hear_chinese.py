@@ -9,8 +9,8 @@ Both give way where the text is likely to mean what it says, since a wrong corre
 - Words that hold sentences together, and numbers, stay (企业为新 is no 企业微信).
 - Two syllables must agree in tone too, and have a character that hardly ever stands alone (雨鹊 is 语雀, 雨却 is not).
 - Three syllables must not come from two or three everyday words of one character.
-- Near matches have three syllables or more without a space between, and are everyday words only where half of the
-  characters are the term's own.
+- Near matches have three syllables or more (two where accents are asked for) without a space between, and are everyday
+  words only where half of the characters are the term's own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ _OTHER = "，"
 class _Pattern:
     """A term as it sounds.
 
-    usual, rare: per syllable, how it is read; at most one is read the rare way. characters: the term's own, or "".
+    usual, rare: per syllable, how it is read; at most one is read the rare way, in terms of three or more.
+    characters: the term's own, or "".
     said: whether the caller gave the sound.
     """
 
@@ -173,7 +174,12 @@ class ChineseTerms:
                 return
         exact = not slips and not accents
         apart = end - start > sum(len(unit.text) for unit in units)
-        if rare > 1 or slips > _slips(count) or (apart and not exact) or self._meant(run, at, pattern, exact=exact):
+        if (
+            rare > (count > 2)
+            or slips > _slips(count)
+            or (apart and not exact)
+            or self._meant(run, at, pattern, exact=exact)
+        ):
             return
         yield Match(start, end, pattern.word, pattern.order, exact=exact)
 

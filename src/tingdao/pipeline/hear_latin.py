@@ -29,11 +29,12 @@ MOST_SOUNDED = 4
 """Words of the longest window that is compared by sound."""
 SHORTEST_SOUND = 5
 """Letters, at least, of what is near by sound; what sounds the same may have one less."""
-NEAR = 0.19
-"""Distance in sound, as a share of the longer key, up to which two are near."""
-COMMON, LESS_COMMON = 8_000, 5_000
-"""Ranks up to which a word stays though it is written like a name and sounds like a term, and from which a word may
-be a piece of a name."""
+NEAR, LONG_KEY, SHORT_NEAR = 0.1, 7, 0.3
+"""Distance in sound up to which two are near: a share of the longer key where one word is that long; else, and over
+several words, one vowel, since so many names differ by little more (Gravina is no Grafana)."""
+MEANT, COMMON, LESS_COMMON = 30_000, 8_000, 5_000
+"""Ranks up to which a word stays though a term has the same letters, and though it is written like a name and sounds
+like a term; and from which a word may be a piece of a name."""
 _NUMBER_NAMES = (
     ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
     "零一二三四五六七八九十",
@@ -118,11 +119,14 @@ class LatinTerms:
                         break
                     letters += _letters(run[end])
                     numbers += _number(run[end])
-                    if min(len(letters), len(numbers)) > self._longest:
-                        break
-                    yield from self._spelled(text, run[at : end + 1], letters, numbers)
-                    if sounds and end - at < MOST_SOUNDED:
+                    spelled = min(len(letters), len(numbers)) <= self._longest + len("s")
+                    sounded = sounds and end - at < MOST_SOUNDED
+                    if spelled:
+                        yield from self._spelled(text, run[at : end + 1], letters, numbers)
+                    if sounded:
                         yield from self._sounded(run[at : end + 1])
+                    if not (spelled or sounded):
+                        break
 
     def _spelled(self, text: str, units: Sequence[Unit], letters: str, numbers: str) -> Iterator[Match]:
         start, end = units[0].start, units[-1].end
@@ -135,7 +139,7 @@ class LatinTerms:
                     yield Match(start, end, spelling.word, spelling.order, exact=True, changed=False)
                 elif spelling.said or _may_be_written(units, spelling):
                     yield Match(start, end, spelling.word, spelling.order, exact=True)
-        if len(units) == 1 and _singular(letters) != letters:
+        if len(units) == 1 and _singular(letters) != letters and not english().common(_singular(letters), MEANT):
             for spelling in self._spellings.get(_singular(letters), ()):
                 if not spelling.said and text[start : end - 1] != spelling.word and _may_be_written(units, spelling):
                     yield Match(start, end - 1, spelling.word, spelling.order, exact=True)
@@ -160,18 +164,25 @@ class LatinTerms:
         if letters < SHORTEST_SOUND or min(map(len, heard)) < 2:
             return
         if not all(map(_known, heard)):
-            near = self._nearest(sounds)
+            near = self._nearest(sounds, heard)
         else:
             near = self._vowel_by_vowel(sounds) if len(heard) > 1 else None
         if near:
             yield Match(start, end, near.word, near.order, exact=False)
 
-    def _nearest(self, sounds: str) -> _Sound | None:
-        """The term that sounds most like something, where one is near."""
+    def _nearest(self, sounds: str, heard: Sequence[str]) -> _Sound | None:
+        """The term that sounds most like something, where one is near.
+
+        Letters that go on after the whole of a term make another word of it (Patagonian).
+        """
         near = []
+        letters = "".join(heard)
         for number, term in enumerate(self._starts.get(_start(sounds), ())):
-            limit = NEAR * max(len(term.key), len(sounds))
-            if len(term.key) >= SHORTEST_SOUND - 1 and (cost := distance(sounds, term.key, limit)) <= limit:
+            longer = max(len(term.key), len(sounds))
+            limit = NEAR * longer if len(heard) == 1 and longer >= LONG_KEY else SHORT_NEAR
+            if letters.startswith(term.letters) or len(term.key) < SHORTEST_SOUND - 1:
+                continue
+            if (cost := distance(sounds, term.key, limit)) <= limit:
                 near.append((cost, term.order, number, term))
         return min(near)[-1] if near else None
 
@@ -196,7 +207,7 @@ def _may_be_written(units: Sequence[Unit], spelling: _Spelling) -> bool:
     heard = [unit.text.lower() for unit in units]
     words = english()
     if len(heard) == 1:
-        return not words.common(heard[0])
+        return not words.common(heard[0], MEANT)
     single = sum(len(word) == 1 for word in heard)
     if single > 1 or not all(words.common(word) for word in heard):
         return not (set(heard) & FUNCTION_WORDS - set("ai")) or single > 1

@@ -17,8 +17,9 @@ VOWELS = frozenset("aeiou")
 _RULES = [
     (re.compile(pattern), sound)
     for pattern, sound in (
-        (r"^mc(?=[^aeiouy])", "mak"), (r"^(?:kn|gn|pn)", "n"), (r"^ps", "s"), (r"^wr", "r"), (r"^x", "z"),
-        (r"^rh", "r"), (r"mb$", "m"), (r"(?<=.)e(s?)$", r"\1"),
+        (r"^mc(?=[^aeiouy])", "mak"), (r"^(?:kn|gn|pn)", "n"), (r"^ps", "s"), (r"^pf", "f"),
+        (r"^wr", "r"), (r"^x", "z"),
+        (r"^rh", "r"), (r"mb$", "m"), (r"(?<=.)e$", ""),
         (r"tch", "C"), (r"sch", "S"), (r"ch(?=[rl])", "k"), (r"ch", "C"), (r"sh", "S"), (r"ph", "f"),
         (r"(?<=[aeiou])gh(?=t|$)", ""), (r"gh", "g"), (r"th", "T"), (r"[ts]i(?=o[nu])", "S"),
         (r"cc(?=[eiy])", "ks"), (r"x", "ks"), (r"sc(?=[eiy])", "s"), (r"c(?=[eiy])", "s"), (r"ck|c|q(?!u)", "k"),

@@ -1,7 +1,7 @@
 """Common words of Chinese and English, in order of frequency; which of them a text is made of.
 
 A word's frequency is guessed from its place in the list by Zipf's law, so the lists need no counts. They are
-`words.zh.xz` (76,000 words of one to four characters, place names marked with @) and `words.en.xz` (50,000 words),
+`words.zh.xz` (76,000 words of one to four characters, place names marked with @) and `words.en.xz` (83,000 words),
 made by `tools/make_word_lists.py` from the dictionaries of jieba (MIT, © 2013 Sun Junyi) and symspellpy (MIT, © 2025
 mmb L, © 2021 Wolf Garbe), the latter from SCOWL and the Google Books Ngrams.
 """
@@ -49,7 +49,10 @@ FUNCTION_CHARACTERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A list of words. ranks: each word's place, from 0 for the most frequent. places: those that name a place."""
+    """A list of words.
+
+    ranks: each word's place, from 0 for the most frequent. places: words of two characters or more that name a place.
+    """
 
     ranks: Mapping[str, int]
     places: frozenset[str]
@@ -91,5 +94,5 @@ def english() -> Words:
 def _read(name: str) -> Words:
     packed = resources.files(__package__).joinpath(name).read_bytes()
     lines = lzma.decompress(packed).decode("utf-8").split("\n")
-    places = frozenset(line.rstrip(PLACE_MARK) for line in lines if line.endswith(PLACE_MARK))
+    places = frozenset(line.rstrip(PLACE_MARK) for line in lines if line.endswith(PLACE_MARK) and len(line) > 2)
     return Words({line.rstrip(PLACE_MARK): rank for rank, line in enumerate(lines)}, places)
