@@ -17,7 +17,7 @@ serve: setup     ## set up and serve on http://127.0.0.1:8000
 test: .venv/tools  ## set up and run the fast tests
 	$(BIN)/python -m pytest -q
 
-test-full: .venv/torch  ## the tests with a real server, real models, PyTorch and a browser (needs chromium)
+test-full: .venv/torch  ## the tests with a real server, real models, PyTorch, a browser and Node (needs chromium, npm)
 	$(BIN)/python -m pytest -q -m "e2e or qwen"
 
 lint: .venv/tools  ## ruff, mypy --strict, import-linter

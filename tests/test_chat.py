@@ -346,6 +346,11 @@ class TestUrl:
         body = fetching.post(PATH, json={"messages": [user(input_audio("https://files.example/jfk.flac"))]}).json()
         assert body["choices"][0]["message"]["content"] == "from 0.0"
 
+    def test_is_not_fetched_for_a_model_that_is_not_there(self, fetching):
+        request = {"model": "gpt-9", "messages": [user(input_audio("https://files.example/jfk.flac"))]}
+        assert fetching.post(PATH, json=request).status_code == 404
+        assert fetching.fetched == []
+
     @pytest.mark.parametrize("stream", [False, True])
     def test_that_leads_inside_is_refused(self, client, engine, stream):
         request = {"messages": [user(input_audio("http://127.0.0.1:1/a"))], "stream": stream}

@@ -46,6 +46,7 @@ def router(service: Service) -> APIRouter:
         async with AsyncExitStack() as resources:
             fields = await resources.enter_async_context(read_payload(request, ChatFields))
             ask = read(fields)
+            service.registry.resolve(ask.model)  # a wrong name is known before anything is fetched
             if isinstance(ask.audio, Inline):
                 recording = ask.audio.file
             else:
