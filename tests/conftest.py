@@ -19,6 +19,7 @@ from tingdao.engines.base import Ask, ModelCard, Partial, Recognition
 from tingdao.engines.offer import Offer
 from tingdao.engines.registry import Registry
 from tingdao.observe import Metrics
+from tingdao.pipeline.finish import Finishing
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
 from tingdao.settings import Settings
@@ -92,8 +93,9 @@ class Client:
             aligner=None,
             decoder=decoder,
             transcriber=Transcriber(SpeechDetector(settings.audio), settings.audio.clip_limit_s),
-            metrics=Metrics(),
+            finishing=Finishing(settings.text, settings.vocabulary),
             fetcher=Fetcher(settings.fetch),
+            metrics=Metrics(),
         )
         self.app = app.create_app(settings, self.service)
 

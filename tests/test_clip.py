@@ -9,6 +9,7 @@ from conftest import FakeEngine
 from tingdao.audio.speech import ClipSpan, Span
 from tingdao.engines.aligner import Alignment
 from tingdao.engines.base import Ask, Recognition
+from tingdao.errors import UnsupportedOption
 from tingdao.pipeline.clip import Listener
 from tingdao.pipeline.segments import aligned_segments
 from tingdao.types import Segment, Usage, Word
@@ -35,8 +36,9 @@ def span(*speech, start=0, end=30):
     return ClipSpan(start * S, end * S, tuple(Span(round(a * S), round(b * S)) for a, b in speech))
 
 
-def hear(engine, clip, aligner=None):
-    return asyncio.run(Listener(FakeSpool(), engine, Ask(), aligner).hear(clip))
+def hear(engine, clip, aligner=None, *, ask=None, languages=(), must_time=True):
+    listener = Listener(FakeSpool(), engine, ask or Ask(), languages, aligner, must_time)
+    return asyncio.run(listener.hear(clip))
 
 
 def test_a_loop_is_heard_again_in_parts_cut_at_the_longest_pause():
@@ -87,6 +89,49 @@ def test_silence_is_not_aligned():
     engine = FakeEngine()
     engine.answer = lambda clip, ask: Recognition("", None)
     assert hear(engine, span((1, 2)), FakeAligner()).segments == []
+
+
+class StrangerAligner(FakeAligner):
+    async def align(self, clip, text, language):
+        raise UnsupportedOption("not this language")
+
+
+def test_text_that_the_aligner_cannot_time_fails_only_when_words_were_asked_for():
+    engine = FakeEngine()
+    with pytest.raises(UnsupportedOption):
+        hear(engine, span((1, 2)), StrangerAligner())
+    (segment,) = hear(engine, span((1, 2)), StrangerAligner(), must_time=False).segments
+    assert (segment.start, segment.end, segment.words) == (1, 2, None)
+
+
+def test_a_leaked_context_is_heard_again_without():
+    engine = FakeEngine()
+    terms = "Kubernetes, Postgres, Tingdao, Grafana, Prometheus"
+    engine.answer = lambda clip, ask: Recognition(ask.context or "well", "en", usage=Usage(7, 5))
+    heard = hear(engine, span((1, 2)), ask=Ask(context=terms))
+    assert [(segment.text, segment.flags) for segment in heard.segments] == [("well", ("context_leaked",))]
+    assert heard.usage == Usage(14, 10)
+    assert [ask.context for _, ask in engine.asked] == [terms, ""]
+
+
+def test_what_is_said_with_a_context_stays():
+    engine = FakeEngine()
+    engine.answer = lambda clip, ask: Recognition("We moved Postgres to Kubernetes last week.", "en")
+    heard = hear(engine, span((1, 8)), ask=Ask(context="Kubernetes, Postgres, Tingdao, Grafana, Prometheus"))
+    assert [segment.flags for segment in heard.segments] == [()]
+    assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("detected", "languages", "answer"),
+    [("de", ("zh", "en"), "zh"), ("en", ("zh", "en"), "en"), (None, ("zh", "en"), None), ("de", (), "de")],
+)
+def test_only_expected_languages_come_out(detected, languages, answer):
+    engine = FakeEngine()
+    engine.answer = lambda clip, ask: Recognition("text", ask.language or detected)
+    (segment,) = hear(engine, span((1, 2)), languages=languages).segments
+    assert segment.language == answer
+    assert segment.flags == (("language_forced",) if answer != detected else ())
 
 
 def aligned(text, *words, flags=None):

@@ -34,6 +34,8 @@ from tingdao.errors import BadRequest, MethodNotAllowed, NotFound, SetupError, T
 from tingdao.keys import KeyStore
 from tingdao.limits import MemoryLimits, SharedLimits
 from tingdao.observe import Metrics
+from tingdao.pipeline.finish import Finishing
+from tingdao.pipeline.punctuation import Punctuator
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
 from tingdao.settings import Settings
@@ -58,8 +60,9 @@ def build(settings: Settings) -> Service:
         aligner=Slot(aligner, canary.times) if aligner else None,
         decoder=decoder,
         transcriber=Transcriber(SpeechDetector(settings.audio), settings.audio.clip_limit_s),
-        metrics=Metrics(),
+        finishing=Finishing(settings.text, settings.vocabulary, punctuator(settings)),
         fetcher=Fetcher(settings.fetch),
+        metrics=Metrics(),
     )
 
 
@@ -69,6 +72,15 @@ async def apply(settings: Settings, service: Service) -> list[str]:
     Raises SetupError, Conflict.
     """
     return await service.registry.update(offers(settings), aliases(settings), settings.models, settings.routing)
+
+
+def punctuator(settings: Settings) -> Punctuator | None:
+    """The punctuation model, where there is one. Raises SetupError."""
+    if settings.text.punctuation_model is None:
+        return None
+    from tingdao.engines.punctuation import PunctuationModel
+
+    return Punctuator(PunctuationModel.load(settings.text.punctuation_model))
 
 
 def prepare_state(settings: Settings) -> None:
@@ -276,10 +288,20 @@ def door(settings: Settings, metrics: Metrics) -> Access:
 
 
 def _describe(api: FastAPI) -> None:
-    """Take out of the OpenAPI document what the framework adds and this service never answers."""
-    for path in api.openapi()["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
+    """Take out of the OpenAPI document what the framework adds and this service never answers.
+
+    Made when it is first asked for: it takes longer than all else of building the application.
+    """
+    make = api.openapi
+
+    def document() -> dict[str, Any]:
+        made = make()
+        for path in made["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        return made
+
+    api.openapi = document  # type: ignore[method-assign]  as FastAPI's manual extends it
 
 
 def _add_page(api: FastAPI) -> None:

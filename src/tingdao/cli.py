@@ -7,17 +7,18 @@ Exit codes: 0 all done, 1 some recordings failed, 2 wrong usage or set-up.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
 
 import click
 
 import tingdao
-from tingdao.errors import SetupError, TingdaoError
+from tingdao.errors import BadRequest, SetupError, TingdaoError
 
 if TYPE_CHECKING:
     from tingdao.engines.hubs import HubName
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tingdao.keys import KeyStore
     from tingdao.pipeline.service import Service
     from tingdao.settings import Settings
-    from tingdao.types import Options, Transcript
+    from tingdao.types import Options, Script, Transcript
     from tingdao.usage import Ledger
 
 FORMATS = ("txt", "srt", "vtt", "json", "tsv")
@@ -87,40 +88,57 @@ def serve(host: str | None, port: int | None, model: str | None, device: str | N
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.argument("recordings", nargs=-1, required=True, metavar="RECORDING…")
 @click.option("--format", "-f", "format_", type=click.Choice(FORMATS), default="txt", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
 @click.option("--language", "-l", help="ISO code of the language spoken, such as zh; else it is detected.")
 @click.option("--prompt", default="", help="Text that helps the model: names, terms, topic.")
+@click.option("--keyword", "-k", "keywords", multiple=True, help="A word or phrase that is expected; may be repeated.")
+@click.option("--vocabulary", "vocabularies", multiple=True, help="A word list of the settings; may be repeated.")
+@click.option("--numbers/--no-numbers", default=None, help="Write spoken numbers, dates and the like in figures.")
+@click.option("--script", type=click.Choice(("simplified", "traditional")), help="Characters for Chinese.")
 @_model_options
 def transcribe(
-    files: tuple[str, ...],
+    recordings: tuple[str, ...],
     format_: str,
     output: Path | None,
     language: str | None,
     prompt: str,
+    keywords: tuple[str, ...],
+    vocabularies: tuple[str, ...],
+    numbers: bool | None,  # noqa: FBT001  click gives flags by name
+    script: Script | None,
     model: str | None,
     device: str | None,
     dtype: str | None,
 ) -> None:
-    """Transcribe recordings; `-` reads one from standard input.
+    """Transcribe recordings: files, http and https URLs, and `-` for standard input.
 
     One recording is printed; with -o each is written to the folder under its own name.
     """
     from tingdao import app, observe
+    from tingdao.pipeline import terms
     from tingdao.pipeline.subtitles import WRITERS
     from tingdao.types import Options
 
     settings = _settings(model=model, qwen=_given(device=device, dtype=dtype))
     observe.configure_logging("error")
     writer = WRITERS[format_]
-    options = Options(language=language, context=prompt)
     try:
+        options = Options(
+            language=language,
+            context=prompt,
+            subtitles=format_ in {"srt", "vtt"},
+            terms=terms.from_keywords(keywords, "--keyword"),
+            vocabularies=vocabularies,
+            numbers=numbers,
+            script=script,
+        )
         service = app.build(settings)
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
-        failed = asyncio.run(_transcribe_all(service, files, options, writer, format_, output))
-    except SetupError as error:
+        failed = asyncio.run(_transcribe_all(service, recordings, options, writer, format_, output))
+    except (SetupError, BadRequest) as error:
         _stop(error)
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
@@ -130,19 +148,19 @@ def transcribe(
 
 async def _transcribe_all(
     service: Service,
-    files: tuple[str, ...],
+    recordings: tuple[str, ...],
     options: Options,
     writer: Callable[[Transcript], str],
     format_: str,
     output: Path | None,
 ) -> int:
-    """Transcribe one file after the other; how many failed."""
+    """Transcribe one recording after the other; how many failed."""
     failed = 0
     await service.start()
     try:
-        for name in files:
+        for name in recordings:
             try:
-                with _open(name) as source:
+                async with _opened(name, service) as source:
                     transcript = await _with_progress(service, source, name, options)
             except TingdaoError as error:
                 reason = service.registry.state().reason
@@ -155,11 +173,11 @@ async def _transcribe_all(
                 continue
             text = writer(transcript)
             if output is None:
-                if len(files) > 1:
+                if len(recordings) > 1:
                     click.echo(f"# {name}")
                 click.echo(text, nl=not text.endswith("\n"))
             else:
-                stem = "stdin" if name == "-" else Path(name).stem
+                stem = "stdin" if name == "-" else Path(name.partition("?")[0]).stem
                 target = output / f"{stem}.{format_}"
                 target.write_text(text, encoding="utf-8")
                 click.echo(f"{name} → {target}", err=True)
@@ -168,15 +186,27 @@ async def _transcribe_all(
     return failed
 
 
-def _open(name: str) -> BinaryIO:
-    """A recording as a file with a descriptor; standard input is copied, since decoders seek."""
-    if name != "-":
-        return Path(name).open("rb")
+@asynccontextmanager
+async def _opened(name: str, service: Service) -> AsyncIterator[BinaryIO]:
+    """A recording as an open file with a descriptor: a URL's is fetched first."""
+    if name.startswith(("http://", "https://")):
+        async with service.fetcher.recording(name) as fetched:
+            yield fetched
+    else:
+        with _standard_input() if name == "-" else _file(name) as file:
+            yield file
+
+
+def _standard_input() -> BinaryIO:
+    """Standard input, copied: decoders seek."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
-    while block := sys.stdin.buffer.read(1024 * 1024):
-        copy.write(block)
+    shutil.copyfileobj(sys.stdin.buffer, copy)
     copy.seek(0)
     return cast("BinaryIO", copy)
+
+
+def _file(name: str) -> BinaryIO:
+    return Path(name).open("rb")
 
 
 async def _with_progress(service: Service, source: BinaryIO, name: str, options: Options) -> Transcript:

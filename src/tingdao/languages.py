@@ -75,13 +75,16 @@ def code_of(text: str | None) -> str | None:
     return _SPECIAL.get(wanted, _BY_NAME.get(wanted) or wanted.split("-")[0])
 
 
-def parse(text: str | None, known: frozenset[str]) -> str | None:
-    """The same for a language that a model must recognise. known: the codes of those. Raises UnknownLanguage."""
+def parse(text: str | None, known: frozenset[str], param: str = "language") -> str | None:
+    """The same for a language that a model must recognise.
+
+    known: the codes of those. param: the field that the text came in. Raises UnknownLanguage.
+    """
     code = code_of(text)
     if text is not None and code is not None and code not in known:
         raise UnknownLanguage(
             f"Language {text[:40]!r} is not one this model recognises. Leave it out to have it detected, "
             f"or use one of: {', '.join(sorted(known))}.",
-            param="language",
+            param=param,
         )
     return code

@@ -133,6 +133,29 @@ class AudioSettings(Section):
     )
 
 
+class TermSettings(Section):
+    """One expected word, with how it may be heard."""
+
+    word: str
+    sounds_like: list[str] = []
+    weight: float = 1.0
+
+
+class VocabularySettings(Section):
+    """`[vocabulary]`: expected words."""
+
+    lists: dict[str, list[str | TermSettings]] = Field(
+        default_factory=dict,
+        description="Word lists by name, which requests refer to. A word is a string, or a table with `word`, "
+        "`sounds_like` (pinyin without tones, or respelling) and `weight`.",
+    )
+    always: list[str] = Field(default_factory=list, description="Names of the lists that every request expects.")
+    fuzzy: bool = Field(
+        default=False,
+        description="Take sounds that many speakers do not tell apart (zh and z, n and l, in and ing) as the same.",
+    )
+
+
 class FetchSettings(Section):
     """`[fetch]`: recordings given as a URL, and every other outgoing request."""
 
@@ -374,6 +397,7 @@ class Settings(BaseSettings):
     limits: LimitsSettings = LimitsSettings()
     cors: CorsSettings = CorsSettings()
     audio: AudioSettings = AudioSettings()
+    vocabulary: VocabularySettings = VocabularySettings()
     fetch: FetchSettings = FetchSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
     qwen: QwenSettings = QwenSettings()

@@ -144,6 +144,17 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """What the next segment's text is sure to begin with, for those who show text as it comes.
+
+    The end of its sentence may depend on what is said next, and on this the whole segment waits.
+    """
+
+    text: str
+    language: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of the model that ran, counted by its own tokenizer."""
 
@@ -173,7 +184,7 @@ class Transcript:
     language: the language of most of the speech, or None when there was no speech.
     duration: of the recording, in seconds, as decoded.
     model: the name of the model that ran.
-    hinted: the terms that were in the model's context, as written.
+    hinted: the expected terms that were in the model's context, as written; None when no terms were expected.
     """
 
     segments: tuple[Segment, ...]
@@ -181,12 +192,16 @@ class Transcript:
     duration: float
     model: str
     usage: Usage = field(default_factory=Usage)
-    hinted: tuple[str, ...] = ()
+    hinted: tuple[str, ...] | None = None
 
     @property
     def text(self) -> str:
         """All segments joined as their languages' scripts ask: with spaces, or without in Chinese and Japanese."""
         return join_texts([(segment.text, segment.language) for segment in self.segments])
+
+
+Event = Progress | Opening | Segment | Transcript
+"""What a transcription gives while it runs; the transcript is the last."""
 
 
 class Joined:
@@ -199,10 +214,21 @@ class Joined:
     def __init__(self) -> None:
         self._begun = False
         self._language: str | None = None
+        self._opening = ""
+
+    def open(self, opening: Opening) -> str:
+        """What the beginning of the next text adds; `add` then gives the rest of that text."""
+        added = self.add(opening.text, opening.language)
+        self._opening = opening.text.strip()
+        return added
 
     def add(self, text: str, language: str | None) -> str:
         """What the next text adds to the whole: itself, with a space before it where one belongs."""
         text = text.strip()
+        if self._opening:
+            assert text.startswith(self._opening), "an opening is what its segment begins with"
+            rest, self._opening = text[len(self._opening) :], ""
+            return rest
         if not text:
             return ""
         language = language or self._language

@@ -28,7 +28,7 @@ from tingdao.languages import name_of
 from tingdao.observe import request_id
 from tingdao.pipeline.repair import CUT_OFF
 from tingdao.pipeline.service import Service
-from tingdao.types import Joined, Segment, Transcript
+from tingdao.types import Joined, Opening, Progress, Segment, Transcript
 
 
 def router(service: Service) -> APIRouter:
@@ -66,16 +66,16 @@ class Content:
     raw: bool
     _joined: Joined = field(default_factory=Joined)
 
-    def head(self, first: Segment | None) -> str:
+    def head(self, first: Opening | Segment | None) -> str:
         """What the content begins with, given the first segment; None when nobody speaks."""
         if not self.raw:
             return ""
         language = name_of(first.language) if first and first.language else "None"
         return f"language {language}<asr_text>"
 
-    def add(self, segment: Segment) -> str:
-        """What a segment adds."""
-        return self._joined.add(segment.text, segment.language)
+    def add(self, part: Opening | Segment) -> str:
+        """What a segment adds, or its opening."""
+        return self._joined.open(part) if isinstance(part, Opening) else self._joined.add(part.text, part.language)
 
 
 def completion(transcript: Transcript, ask: Ask) -> dict[str, Any]:
@@ -107,11 +107,11 @@ async def chunks(service: Service, recording: BinaryIO, ask: Ask) -> AsyncGenera
 
     async with aclosing(service.run(recording, ask.model, ask.options)) as events:
         async for event in events:
-            if isinstance(event, Segment | Transcript) and not begun:
-                first = event if isinstance(event, Segment) else None
+            if not isinstance(event, Progress) and not begun:
+                first = None if isinstance(event, Transcript) else event
                 yield chunk({"role": "assistant", "content": content.head(first)})
                 begun = True
-            if isinstance(event, Segment):
+            if isinstance(event, Opening | Segment):
                 if text := content.add(event):
                     yield chunk({"content": text})
             elif isinstance(event, Transcript):

@@ -140,7 +140,9 @@ class AsrOptions(Payload):
     vocabularies: list[Short] = Field(
         default_factory=list, max_length=100, description="Names of word lists in the service's settings."
     )
-    enable_itn: bool = Field(default=False, description="Write spoken numbers, dates and the like in figures.")
+    enable_itn: bool | None = Field(
+        None, description="Write spoken numbers, dates and the like in figures; left out: as the operator set it."
+    )
     enable_lid: bool = Field(default=True, description="Name the language in `annotations`.")
     script: Script | None = Field(None, description="The characters Chinese is written in.")
     content: Literal["raw", "text"] | None = Field(

@@ -21,6 +21,7 @@ from tingdao.api.chat_fields import (
 )
 from tingdao.api.inline import Inline
 from tingdao.errors import BadRequest, ContextTooLong, UnsupportedOption
+from tingdao.pipeline import terms
 from tingdao.types import Options
 
 LONGEST_CONTEXT = 10_000
@@ -69,6 +70,8 @@ def read(fields: ChatFields) -> Ask:
         raise BadRequest(
             "The message to continue names another language than asr_options.", param="asr_options.language"
         )
+    context = _context(fields)
+    prompted = terms.from_prompt(context)
     rooms = [room for room in (fields.max_tokens, fields.max_completion_tokens) if room is not None]
     return Ask(
         audio=recording.audio,
@@ -76,8 +79,9 @@ def read(fields: ChatFields) -> Ask:
         options=Options(
             language=forced or asked.language,
             languages=tuple(asked.languages),
-            context=_context(fields),
-            terms=tuple(word.term for word in asked.custom_vocabulary_word),
+            # A context that is a list of terms is one more list of terms.
+            context="" if prompted else context,
+            terms=terms.merged((word.term for word in asked.custom_vocabulary_word), prompted),
             vocabularies=tuple(asked.vocabularies),
             numbers=asked.enable_itn,
             script=asked.script,

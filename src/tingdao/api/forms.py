@@ -1,6 +1,6 @@
-"""Multipart forms: one recording and the fields of a dialect.
+"""Multipart forms: one recording, uploaded or at a URL, and the fields of a dialect.
 
-The recording goes to an unnamed temporary file in the state folder while it arrives (Starlette's form parser;
+An upload goes to an unnamed temporary file in the state folder while it arrives (Starlette's form parser;
 `app` points `tempfile` there), so nothing is left behind however the request ends. Fields are checked against a
 pydantic model that forbids unknown ones; the same model describes the form in the OpenAPI document.
 """
@@ -13,10 +13,11 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from tingdao.audio.fetch import Fetcher
 from tingdao.errors import (
     BadRequest,
     EmptyAudio,
@@ -38,15 +39,21 @@ class Fields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
+    url: str | None = Field(
+        None, max_length=8192, description="http or https URL of the recording, in place of the part `file`."
+    )
+
 
 FieldsT = TypeVar("FieldsT", bound=Fields)
 
 
 @asynccontextmanager
-async def read_form(request: Request, fields: type[FieldsT]) -> AsyncIterator[tuple[BinaryIO, FieldsT]]:
+async def read_form(
+    request: Request, fields: type[FieldsT], fetcher: Fetcher
+) -> AsyncIterator[tuple[BinaryIO, FieldsT]]:
     """Receive a form: the open recording, and the checked fields. The recording is gone after the block.
 
-    Raises MalformedUpload, MissingFile, TooManyFiles, EmptyAudio, UnknownField, BadRequest.
+    Raises MalformedUpload, MissingFile, TooManyFiles, EmptyAudio, UnknownField, BadRequest, and what fetching raises.
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise MalformedUpload(
@@ -63,9 +70,20 @@ async def read_form(request: Request, fields: type[FieldsT]) -> AsyncIterator[tu
         uploads = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
         texts = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
         upload = _only_file(uploads)
-        if not upload.size:
-            raise EmptyAudio("The file part has no bytes. Was the recording saved before it was sent?", param=FILE)
-        yield upload.file, _checked(fields, texts)
+        checked = _checked(fields, texts)
+        if upload is not None and checked.url is not None:
+            raise BadRequest("Send the recording, or say where it is, not both.", param="url")
+        if upload is not None:
+            yield upload, checked
+        elif checked.url is not None:
+            async with fetcher.recording(checked.url) as recording:
+                yield recording, checked
+        else:
+            raise MissingFile(
+                f"There is no recording in the form: send it in a part {FILE!r} with a file name, as "
+                "`curl -F file=@recording.mp3` does, or give its 'url'.",
+                param=FILE,
+            )
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise _too_many() from None
@@ -112,21 +130,20 @@ def form_schema(fields: type[Fields]) -> dict[str, Any]:
     schema = fields.model_json_schema(by_alias=True)
     file = {"type": "string", "format": "binary", "description": "The recording, in any supported format."}
     schema["properties"] = {FILE: file, **schema.get("properties", {})}
-    schema["required"] = [FILE, *schema.get("required", [])]
+    schema["oneOf"] = [{"required": [FILE]}, {"required": ["url"]}]
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-def _only_file(uploads: list[tuple[str, UploadFile]]) -> UploadFile:
+def _only_file(uploads: list[tuple[str, UploadFile]]) -> BinaryIO | None:
     if len(uploads) > 1:
         raise _too_many()
     for name, upload in uploads:
         if name != FILE:
             raise UnknownField(f"The recording must be in the part {FILE!r}, not {name[:80]!r}.", param=name[:80])
-        return upload
-    raise MissingFile(
-        f"There is no part {FILE!r} with a file name in the form. Send it as `curl -F file=@recording.mp3` does.",
-        param=FILE,
-    )
+        if not upload.size:
+            raise EmptyAudio("The file part has no bytes. Was the recording saved before it was sent?", param=FILE)
+        return upload.file
+    return None
 
 
 def _too_many() -> TingdaoError:

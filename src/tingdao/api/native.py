@@ -12,10 +12,11 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from tingdao.api.edge import NativeError, errors_of
-from tingdao.api.forms import Fields, form_schema, read_form
+from tingdao.api.forms import form_schema, read_form
+from tingdao.api.options import OptionFields, ShownVocabulary, options_of, vocabulary_of
 from tingdao.engines.registry import ModelState
 from tingdao.pipeline.service import Service
-from tingdao.types import Options, Segment, Transcript
+from tingdao.types import Segment, Transcript
 
 API_ROOT = "/api/v1/transcribe"
 STAND_IN_NOTICE = (
@@ -24,14 +25,10 @@ STAND_IN_NOTICE = (
 )
 
 
-class TranscribeFields(Fields):
+class TranscribeFields(OptionFields):
     """Fields of the native upload."""
 
     model: str | None = Field(None, description="Model name; left out: the default model.", examples=["default"])
-    language: str | None = Field(
-        None, description="ISO code of the language spoken (`zh`, `en`, `yue`); left out or `auto`: detected."
-    )
-    prompt: str = Field("", max_length=10_000, description="Text that helps the model: names, terms, topic.")
     segments: bool = Field(default=False, description="Add `segments` with start and end in seconds.")
     words: bool = Field(default=False, description="Add `words` with times to the segments.")
 
@@ -65,6 +62,7 @@ class TranscribeData(BaseModel):
     )
     model: str = Field(description="The model that ran.", examples=["qwen3-asr-1.7b"])
     segments: list[TranscribeSegment] | None = None
+    vocabulary: ShownVocabulary | None = Field(None, description="There when words were expected.")
 
 
 class TranscribeAnswer(BaseModel):
@@ -98,12 +96,8 @@ def router(service: Service) -> APIRouter:
         responses=errors_of(NativeError),
     )
     async def transcribe(request: Request) -> dict[str, Any]:
-        async with read_form(request, TranscribeFields) as (recording, fields):
-            transcript = await service.transcribe(
-                recording,
-                fields.model,
-                Options(language=fields.language, context=fields.prompt, words=fields.words),
-            )
+        async with read_form(request, TranscribeFields, service.fetcher) as (recording, fields):
+            transcript = await service.transcribe(recording, fields.model, options_of(fields, words=fields.words))
         return {
             "code": 0,
             "message": "success",
@@ -125,6 +119,8 @@ def _data(transcript: Transcript, *, segments: bool) -> dict[str, Any]:
         "duration_sec": round(transcript.duration, 3),
         "model": transcript.model,
     }
+    if vocabulary := vocabulary_of(transcript):
+        data["vocabulary"] = vocabulary.model_dump()
     if segments:
         data["segments"] = [_segment(segment) for segment in transcript.segments]
     return data

@@ -6,6 +6,9 @@ Source: OpenAI's public API reference. Fields that cannot be honoured are refuse
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -13,25 +16,26 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import Field
 
 from tingdao.api.edge import OpenAIError, errors_of
-from tingdao.api.forms import Fields, form_schema, read_form
+from tingdao.api.forms import form_schema, read_form
+from tingdao.api.options import OptionFields, options_of, vocabulary_of
+from tingdao.api.sse import EventStream
 from tingdao.engines.registry import ModelState
 from tingdao.errors import UnsupportedOption
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.subtitles import WRITERS
-from tingdao.types import Options, Segment, Transcript, Word
+from tingdao.types import Event, Joined, Opening, Segment, Transcript, Word
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 Granularity = Literal["word", "segment"]
 
+_CUTTERS = ("auto", "server_vad")
 MEDIA_TYPES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
-class TranscriptionFields(Fields):
+class TranscriptionFields(OptionFields):
     """Fields of OpenAI's transcription form."""
 
     model: str = Field(description="Model name; `default` is the default model.", examples=["default", "whisper-1"])
-    language: str | None = Field(None, description="ISO code of the language spoken; left out: detected.")
-    prompt: str = Field("", max_length=10_000, description="Text that helps the model: names, terms, topic.")
     response_format: ResponseFormat = Field("json", description="Shape of the answer.")
     temperature: float = Field(0.0, description="Only 0: decoding is deterministic here.")
     timestamp_granularities: list[Granularity] = Field(
@@ -39,12 +43,33 @@ class TranscriptionFields(Fields):
         alias="timestamp_granularities[]",
         description="`segment`, `word`, or both; needs `verbose_json`.",
     )
-    stream: bool = Field(default=False, description="Not supported yet: only false.")
-    chunking_strategy: str | None = Field(None, description="Only `auto`, which is what always happens.")
-    include: list[str] = Field(default_factory=list, alias="include[]", description="Not supported yet.")
-    keywords: list[str] = Field(default_factory=list, alias="keywords[]", description="Not supported yet.")
-    languages: list[str] = Field(default_factory=list, alias="languages[]", description="Not supported yet.")
-    hotwords: str | None = Field(None, description="Not supported yet.")
+    stream: bool = Field(
+        default=False, description="Send the text in events while the recording is still being recognised."
+    )
+    chunking_strategy: str | None = Field(
+        None, description="`auto` or `server_vad` without parameters: recordings are always cut where nobody speaks."
+    )
+    chunking_type: Literal["auto", "server_vad"] | None = Field(
+        None, alias="chunking_strategy[type]", description="The same, as OpenAI's clients send an object."
+    )
+    chunking_threshold: float | None = Field(
+        None, alias="chunking_strategy[threshold]", description="Not supported: the operator sets it."
+    )
+    chunking_silence: int | None = Field(
+        None, alias="chunking_strategy[silence_duration_ms]", description="Not supported."
+    )
+    chunking_padding: int | None = Field(
+        None, alias="chunking_strategy[prefix_padding_ms]", description="Not supported."
+    )
+    known_speaker_names: list[str] = Field(
+        default_factory=list, alias="known_speaker_names[]", description="Not supported yet."
+    )
+    known_speaker_references: list[str] = Field(
+        default_factory=list, alias="known_speaker_references[]", description="Not supported yet."
+    )
+    include: list[str] = Field(
+        default_factory=list, alias="include[]", description="Not supported: no model here gives `logprobs`."
+    )
     to_language: str | None = Field(None, description="Not supported: recordings are not translated.")
 
 
@@ -60,13 +85,17 @@ def router(service: Service) -> APIRouter:
         response_class=Response,
     )
     async def transcriptions(request: Request) -> Response:
-        async with read_form(request, TranscriptionFields) as (recording, fields):
+        async with AsyncExitStack() as stack:
+            form = read_form(request, TranscriptionFields, service.fetcher)
+            recording, fields = await stack.enter_async_context(form)
             _refuse_unsupported(fields)
-            options = Options(
-                language=fields.language,
-                context=fields.prompt,
+            options = options_of(
+                fields,
                 words="word" in fields.timestamp_granularities,
+                subtitles=fields.response_format in MEDIA_TYPES,
             )
+            if fields.stream:
+                return EventStream(_events(service.run(recording, fields.model, options)), stack.pop_all())
             transcript = await service.transcribe(recording, fields.model, options)
         # On a thread: the subtitles of ten hours take seconds to write.
         return await asyncio.to_thread(_response, transcript, fields)
@@ -90,26 +119,24 @@ def router(service: Service) -> APIRouter:
 def _refuse_unsupported(fields: TranscriptionFields) -> None:
     """Raise UnsupportedOption for the first field that cannot be honoured."""
     refusals = (
-        (fields.stream, "stream", "Streamed transcripts are not supported yet; send stream=false."),
         (fields.temperature != 0, "temperature", "Decoding is deterministic here; send 0 or leave it out."),
-        (
-            fields.include,
-            "include[]",
-            "Extra fields such as logprobs are not supported yet; leave include[] out.",
-        ),
-        (fields.keywords, "keywords[]", "Put terms into 'prompt' for now."),
-        (fields.hotwords, "hotwords", "Put terms into 'prompt' for now."),
-        (fields.languages, "languages[]", "Name one language in 'language', or leave it out."),
+        (fields.include, "include[]", "No model here gives logprobs; leave include[] out."),
         (fields.to_language, "to_language", "Recordings are transcribed, not translated."),
+        (not _cuts_by_itself(fields.chunking_strategy), "chunking_strategy", _CUTTING),
+        (fields.chunking_threshold is not None, "chunking_strategy[threshold]", _CUTTING),
+        (fields.chunking_silence is not None, "chunking_strategy[silence_duration_ms]", _CUTTING),
+        (fields.chunking_padding is not None, "chunking_strategy[prefix_padding_ms]", _CUTTING),
+        (fields.known_speaker_names, "known_speaker_names[]", _SPEAKERS),
+        (fields.known_speaker_references, "known_speaker_references[]", _SPEAKERS),
         (
-            fields.chunking_strategy not in {None, "auto"},
-            "chunking_strategy",
-            "Only 'auto' is supported, and is what happens without it.",
+            fields.stream and fields.response_format not in {"json", "text"},
+            "response_format",
+            "A stream carries text only; use json or text with stream=true.",
         ),
         (
             fields.response_format == "diarized_json",
             "response_format",
-            "Speakers are not told apart yet; use json, text, srt, verbose_json or vtt.",
+            f"{_SPEAKERS} Use json, text, srt, verbose_json or vtt.",
         ),
         (
             fields.timestamp_granularities and fields.response_format != "verbose_json",
@@ -120,6 +147,52 @@ def _refuse_unsupported(fields: TranscriptionFields) -> None:
     for refused, name, why in refusals:
         if refused:
             raise UnsupportedOption(f"The field {name!r} cannot be honoured: {why}", param=name)
+
+
+_CUTTING = "Recordings are cut where nobody speaks, by the operator's settings; send 'auto' or leave it out."
+_SPEAKERS = "Speakers are not told apart yet."
+
+
+def _cuts_by_itself(strategy: str | None) -> bool:
+    """Whether a chunking strategy is what always happens; older clients send an object as JSON."""
+    if strategy is None or strategy in _CUTTERS:
+        return True
+    try:
+        given = json.loads(strategy)
+    except ValueError:
+        return False
+    return isinstance(given, dict) and given.keys() == {"type"} and given["type"] in _CUTTERS
+
+
+async def _events(run: AsyncGenerator[Event, None]) -> AsyncGenerator[dict[str, Any], None]:
+    """The text as it comes, then the whole."""
+    joined = Joined()
+    async with aclosing(run) as found:
+        async for item in found:
+            delta = ""
+            if isinstance(item, Opening):
+                delta = joined.open(item)
+            elif isinstance(item, Segment):
+                delta = joined.add(item.text, item.language)
+            elif isinstance(item, Transcript):
+                usage = item.usage
+                yield {
+                    "type": "transcript.text.done",
+                    "text": item.text,
+                    "languages": _languages(item),
+                    "usage": {
+                        "type": "tokens",
+                        "input_tokens": usage.prompt_tokens,
+                        "output_tokens": usage.completion_tokens,
+                        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+                    },
+                }
+            if delta:
+                yield {"type": "transcript.text.delta", "delta": delta}
+
+
+def _languages(transcript: Transcript) -> list[dict[str, str]]:
+    return [{"code": transcript.language}] if transcript.language else []
 
 
 def _response(transcript: Transcript, fields: TranscriptionFields) -> Response:
@@ -134,8 +207,10 @@ def _response(transcript: Transcript, fields: TranscriptionFields) -> Response:
     if fields.response_format == "verbose_json":
         return JSONResponse(_verbose(transcript, fields.timestamp_granularities, usage))
     body: dict[str, Any] = {"text": transcript.text, "usage": usage}
-    if transcript.language:
-        body["languages"] = [{"code": transcript.language}]
+    if languages := _languages(transcript):
+        body["languages"] = languages
+    if vocabulary := vocabulary_of(transcript):
+        body["vocabulary"] = vocabulary.model_dump()
     return JSONResponse(body)
 
 
@@ -147,6 +222,8 @@ def _verbose(transcript: Transcript, granularities: list[Granularity], usage: di
         "text": transcript.text,
         "usage": usage,
     }
+    if vocabulary := vocabulary_of(transcript):
+        body["vocabulary"] = vocabulary.model_dump()
     # As OpenAI does it: segments unless only words are asked for.
     if "segment" in granularities or not granularities:
         body["segments"] = [_segment(number, segment) for number, segment in enumerate(transcript.segments)]

@@ -133,6 +133,11 @@ def joined(before: str, after: str, language: str | None, pause: float, mark: st
     return [], []
 
 
+def settled(text: str) -> str:
+    """The part of a text that no border behind it changes: all but the mark at its end."""
+    return _end(text).stem
+
+
 def _end(text: str) -> End:
     whole = text.rstrip()
     stem = whole.rstrip(".…")

@@ -7,6 +7,7 @@ Here it is decided which model a recording gets, and that the next one tries whe
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -21,11 +22,13 @@ from tingdao.caller import caller
 from tingdao.engines.base import ModelCard
 from tingdao.engines.registry import Registry
 from tingdao.engines.slot import Slot
-from tingdao.errors import EngineFailed, ModelUnavailable, UnsupportedOption
+from tingdao.errors import BadRequest, EngineFailed, ModelUnavailable, UnsupportedOption
 from tingdao.languages import code_of, parse
 from tingdao.observe import Metrics
+from tingdao.pipeline.finish import Finishing
 from tingdao.pipeline.transcribe import Transcriber
-from tingdao.types import SAMPLE_RATE, Options, Progress, Segment, Transcript
+from tingdao.pipeline.vocabulary import Vocabulary
+from tingdao.types import SAMPLE_RATE, Event, Opening, Options, Progress, Segment, Transcript
 
 if TYPE_CHECKING:
     from tingdao.engines.aligner import Aligner
@@ -41,8 +44,9 @@ class Service:
     aligner: Slot[Aligner] | None
     decoder: Decoder
     transcriber: Transcriber
-    metrics: Metrics
+    finishing: Finishing
     fetcher: Fetcher
+    metrics: Metrics
 
     async def start(self) -> None:
         """Begin to load the models to be kept and warm up the decoder; returns at once."""
@@ -51,15 +55,13 @@ class Service:
 
     async def close(self) -> None:
         """Stop everything and free the models."""
-        await self.fetcher.close()
         await self.decoder.close()
+        await self.fetcher.close()
         await self.registry.close()
         if self.aligner is not None:
             await self.aligner.close()
 
-    async def run(
-        self, source: BinaryIO, model: str | None, options: Options
-    ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
+    async def run(self, source: BinaryIO, model: str | None, options: Options) -> AsyncGenerator[Event, None]:
         """Transcribe for the caller, on whose account it goes; see `_run`.
 
         Raises QuotaExceeded as soon as the recording is known to be longer than the caller's quota.
@@ -72,27 +74,27 @@ class Service:
                         work.reach(event.done)
                     yield event
 
-    async def _run(
-        self, source: BinaryIO, model: str | None, options: Options
-    ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
+    async def _run(self, source: BinaryIO, model: str | None, options: Options) -> AsyncGenerator[Event, None]:
         """Transcribe with the named model, or with one that the routes choose; see `Transcriber.run`.
 
         source: an open file with a descriptor, in any supported format.
-        options: `language` is as the client wrote it.
+        options: languages are as the client wrote them.
         Closing the iterator stops the decoder and frees the engine.
-        Raises ModelNotFound, ModelUnavailable, UnknownLanguage, and what the pipeline raises.
+        Raises ModelNotFound, ModelUnavailable, UnknownLanguage, BadRequest, and what the pipeline raises.
         """
         began = time.monotonic()
-        if not self.registry.leaves_choice(model):  # a wrong name is known before any work
+        # What is wrong with the request is known before any work.
+        if not self.registry.leaves_choice(model):
             caller.get().allowed([self.registry.resolve(model)])
+        vocabulary = await asyncio.to_thread(self.finishing.vocabulary, options)
         async with self.decoder.open(source) as spool:
             *others, last = await self._models(spool, model, options)
             for name in (*others, last):
                 answered = False
                 try:
-                    async with aclosing(self._run_with(name, spool, options)) as events:
+                    async with aclosing(self._run_with(name, spool, options, vocabulary)) as events:
                         async for event in events:
-                            answered = answered or isinstance(event, Segment)
+                            answered = answered or isinstance(event, Opening | Segment)
                             # Before the yield: nobody asks for what follows the transcript.
                             if isinstance(event, Transcript):
                                 self._count(event, time.monotonic() - began)
@@ -114,15 +116,14 @@ class Service:
         return caller.get().allowed(self.registry.ranked(spool.duration, code_of(options.language)))
 
     async def _run_with(
-        self, model: str, spool: Spool, options: Options
-    ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
+        self, model: str, spool: Spool, options: Options, vocabulary: Vocabulary
+    ) -> AsyncGenerator[Event, None]:
         async with AsyncExitStack() as held:
             engine = await held.enter_async_context(self.registry.lease(model))
-            options = replace(options, language=parse(options.language, engine.card.languages))
-            aligner = None
-            if options.words and "words" not in engine.card.can:
-                aligner = await self._aligner(held, engine.card, options.language)
-            async with aclosing(self.transcriber.run(spool, engine, options, aligner)) as events:
+            options = _with_languages(options, engine.card.languages)
+            aligner = await self._aligner(held, engine.card, options)
+            finisher = await asyncio.to_thread(self.finishing.finisher, options, vocabulary)
+            async with aclosing(self.transcriber.run(spool, engine, options, finisher, aligner)) as events:
                 async for event in events:
                     yield event
 
@@ -134,19 +135,43 @@ class Service:
                     return event
         raise AssertionError("the pipeline ended without a transcript")
 
-    async def _aligner(self, held: AsyncExitStack, card: ModelCard, language: str | None) -> Aligner:
+    async def _aligner(self, held: AsyncExitStack, card: ModelCard, options: Options) -> Aligner | None:
+        """The aligner, where the engine needs its help. Raises UnsupportedOption, ModelUnavailable."""
+        if "words" in card.can or not (options.words or options.subtitles):
+            return None
         if self.aligner is None:
+            if not options.words:
+                return None
             raise UnsupportedOption(
                 f"The model {card.name!r} gives no word times, and no aligner is set up that would. Leave words out; "
                 "the operator can add one with `tingdao download aligner`.",
                 param="words",
             )
-        aligner = await held.enter_async_context(self.aligner.lease())
-        if language is not None:
-            aligner.require(language)
+        try:
+            aligner = await held.enter_async_context(self.aligner.lease())
+        except ModelUnavailable:
+            if options.words:
+                raise
+            return None
+        if options.words and options.language is not None:
+            aligner.require(options.language)
         return aligner
 
     def _count(self, transcript: Transcript, seconds: float) -> None:
         self.metrics.audio_seconds.labels(transcript.model).inc(transcript.duration)
         if transcript.duration > 0:
             self.metrics.real_time_factor.labels(transcript.model).observe(seconds / transcript.duration)
+
+
+def _with_languages(options: Options, known: frozenset[str]) -> Options:
+    """The languages by their codes; a single one that may be detected is the one spoken. Raises UnknownLanguage."""
+    language = parse(options.language, known)
+    named = [parse(name, known, "languages[]") for name in options.languages]
+    languages = tuple(dict.fromkeys(code for code in named if code is not None))
+    if len(languages) == 1 and language is None:
+        language, languages = languages[0], ()
+    if language is not None and languages:
+        if language not in languages:
+            raise BadRequest("The field 'language' names a language that is not in 'languages[]'.", param="language")
+        languages = ()
+    return replace(options, language=language, languages=languages)

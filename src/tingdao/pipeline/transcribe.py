@@ -1,6 +1,7 @@
 """A recording in, a transcript out.
 
-    Spool (16 kHz, on disk, growing) ─ clips ─► ClipSpan ─ Listener (engine, repair, aligner) ─► Segment
+    Spool (16 kHz, on disk, growing) ─ clips ─► ClipSpan ─ Listener (engine, repair, aligner) ─► what was heard
+                                     ─ Finisher (terms, punctuation, numbers, script) ─► Segment
 
 The stages run at once: the first clip is recognised while the rest is still being decoded, and several clips of
 one recording are recognised side by side. Segments come out in the order of the recording. Only the clips in work
@@ -21,7 +22,8 @@ from tingdao.audio.spool import Spool
 from tingdao.engines.base import Ask, Engine, ModelCard
 from tingdao.errors import UnsupportedOption
 from tingdao.pipeline.clip import Heard, Listener
-from tingdao.types import SAMPLE_RATE, Options, Progress, Segment, Transcript, Usage
+from tingdao.pipeline.finish import Finisher
+from tingdao.types import SAMPLE_RATE, Event, Options, Progress, Segment, Transcript, Usage
 
 if TYPE_CHECKING:
     from tingdao.engines.aligner import Aligner
@@ -38,24 +40,26 @@ class Transcriber:
     clip_limit: float
 
     async def run(
-        self, spool: Spool, engine: Engine, options: Options, aligner: Aligner | None = None
-    ) -> AsyncGenerator[Progress | Segment | Transcript, None]:
+        self, spool: Spool, engine: Engine, options: Options, finisher: Finisher, aligner: Aligner | None = None
+    ) -> AsyncGenerator[Event, None]:
         """Transcribe a recording; the last item is the whole `Transcript`.
 
         spool: the decoded recording, which may still grow.
-        aligner: times words where the engine does not; needed only when `options.words` is set.
+        finisher: a fresh one, whose terms go into the context of engines that take one.
+        aligner: times words where the engine does not.
         Closing the iterator frees the engine.
         Raises a TingdaoError for what is wrong with the recording or the options.
         """
-        ask = ask_of(engine.card, options)
-        needed = aligner if options.words and not ask.words else None
+        vocabulary = finisher.vocabulary
+        hinted = vocabulary.chosen if "context" in engine.card.can else ()
+        ask = ask_of(engine.card, options, vocabulary.context if hinted else "")
         segments: list[Segment] = []
         usage = Usage()
         at_work: deque[tuple[ClipSpan, asyncio.Task[Heard]]] = deque()
         limit = min(self.clip_limit, engine.card.clip_limit)
         try:
             async with aclosing(clips(spool, self.detector, limit)) as spans:
-                listener = Listener(spool, engine, ask, needed)
+                listener = Listener(spool, engine, ask, options.languages, aligner, must_time=options.words)
                 more = True
                 while more or at_work:
                     # One clip more than the engine works on, so that it never waits for us.
@@ -70,32 +74,53 @@ class Transcriber:
                     heard = await task
                     at_work.popleft()
                     usage += heard.usage
-                    for segment in heard.segments:
+                    ready = await asyncio.to_thread(finisher.clip, heard.segments)
+                    if at_work:
+                        ready += finisher.rest((at_work[0][0].start - span.end) / SAMPLE_RATE)
+                    for segment in ready:
                         segments.append(segment)
                         yield segment
+                    if heard.segments and (opening := finisher.opening()):
+                        yield opening
                     yield Progress(span.end / SAMPLE_RATE, spool.duration, decoded=spool.complete)
+                for segment in finisher.rest():
+                    segments.append(segment)
+                    yield segment
         finally:
             for _, task in at_work:
                 task.cancel()
             await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
         yield Progress(spool.duration, spool.duration, decoded=True)
-        yield Transcript(tuple(segments), _main_language(segments), spool.duration, engine.card.name, usage)
+        yield Transcript(
+            tuple(segments),
+            _main_language(segments),
+            spool.duration,
+            engine.card.name,
+            usage,
+            tuple(term.word for term in hinted) if vocabulary.terms else None,
+        )
 
 
-def ask_of(card: ModelCard, options: Options) -> Ask:
+def ask_of(card: ModelCard, options: Options, terms: str = "") -> Ask:
     """The engine's part of the options. Words that it does not give are left to the aligner.
 
+    terms: what the engine is told of the expected terms, behind the caller's own context.
     Raises UnsupportedOption for what this engine cannot do.
     """
     for wanted, ability, param in (
         (options.context, "context", "prompt"),
         (options.language, "force_language", "language"),
+        (options.languages, "force_language", "languages[]"),
     ):
         if wanted and ability not in card.can:
             raise UnsupportedOption(
                 f"The model {card.name!r} cannot honour {param!r}. Leave it out, or choose another model.", param=param
             )
-    return Ask(language=options.language, context=options.context, words=options.words and "words" in card.can)
+    return Ask(
+        language=options.language,
+        context="\n".join(part for part in (options.context, terms) if part),
+        words=options.words and "words" in card.can,
+    )
 
 
 def _main_language(segments: list[Segment]) -> str | None:
