@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 ACTIVATIONS = 256
 """Numbers of a row that are rounded to 8 bits with a scale of their own, before they meet a matrix of 8 bits."""
+CPUINFO = Path("/proc/cpuinfo")
 FAST = ("avx512_vnni", "avx_vnni")
 """Instructions, by the names in /proc/cpuinfo, that multiply 8 bits at full speed."""
 
@@ -55,10 +56,9 @@ def has_bfloat16() -> bool:
 
 def slow_reason() -> str | None:
     """Why 8 bits are not at full speed here, in words; None when they are, or when there is no telling."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
+    if not CPUINFO.is_file():
         return None
-    flags = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "")
+    flags = next((line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")), "")
     if not flags or any(name in flags.split() for name in FAST):
         return None
     return f"this processor has none of {', '.join(FAST)}"
