@@ -4,6 +4,8 @@
     python benchmarks/parity/record.py ours     FOLDER OUT.npz    where Tingdao's extra `qwen` is; either layout
     python benchmarks/parity/record.py ours     FOLDER OUT.npz --together    all recordings in one batch
 
+A folder with a forced aligner is given the recordings' own texts, and its record holds the steps in place of tokens.
+
 `compare.py` compares two such files. Everything runs in float32 on the CPU, and an answer's end is not obeyed, so that
 every recording gives the same number of tokens.
 
@@ -15,6 +17,8 @@ attention, vLLM and transformers have it; `--unwindowed` leaves it as shipped.
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +36,12 @@ CASES = [
     ("damo_asr_example_zh", None, "zh", "阿里巴巴"),
     ("sr_english", 1.0, None, ""),
 ]
-NAMES = {"en": "English", "zh": "Chinese"}
+ALIGNED = [
+    *("jfk", "librispeech_2412-153948-0000", "librivox_ss_0870", "thchs30_masr_test", "damo_asr_example_zh"),
+    *("aishell_BAC009S0724W0121", "hsk_hsk3-0039", "azure_whatstheweatherlike", "cards_001", "leopard_de"),
+]
+"""Recordings for aligners; jfk and librispeech are longer than the encoder's window."""
+NAMES = {"en": "English", "zh": "Chinese", "de": "German"}
 Record = dict[str, np.ndarray]
 
 
@@ -44,21 +53,27 @@ def load(file: Path, seconds: float | None) -> np.ndarray:
     return np.concatenate(parts)[: None if seconds is None else int(seconds * 16_000)]
 
 
+def keep_windows(tower: Any) -> None:  # noqa: ANN401  the official encoder
+    """Let the official encoder attend within its windows, whichever attention it uses."""
+    from qwen_asr.core.transformers_backend import modeling_qwen3_asr as modeling
+
+    attend = modeling.Qwen3ASRAudioAttention.forward
+
+    def within(self: Any, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, **more: Any) -> Any:  # noqa: ANN401  as the original
+        more["attention_mask"] = tower._prepare_attention_mask(hidden_states, cu_seqlens)  # noqa: SLF001  what it forgets
+        return attend(self, hidden_states, cu_seqlens, **more)
+
+    modeling.Qwen3ASRAudioAttention.forward = within
+
+
 def official(folder: Path, clips: list[np.ndarray], count: int, *, windowed: bool) -> list[Record]:
     """What qwen-asr does with each clip on its own."""
     from qwen_asr import Qwen3ASRModel
-    from qwen_asr.core.transformers_backend import modeling_qwen3_asr as modeling
 
     model = Qwen3ASRModel.from_pretrained(str(folder), dtype=torch.float32, device_map="cpu")
     thinker = model.model.thinker
     if windowed:
-        tower, attend = thinker.audio_tower, modeling.Qwen3ASRAudioAttention.forward
-
-        def within(self: Any, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, **more: Any) -> Any:  # noqa: ANN401  as the original
-            more["attention_mask"] = tower._prepare_attention_mask(hidden_states, cu_seqlens)  # noqa: SLF001  what it forgets
-            return attend(self, hidden_states, cu_seqlens, **more)
-
-        modeling.Qwen3ASRAudioAttention.forward = within
+        keep_windows(thinker.audio_tower)
     records = []
     for (_, _, language, context), clip in zip(CASES, clips, strict=True):
         prompt = model._build_text_prompt(context, language and NAMES[language])  # noqa: SLF001  its transcribe uses it
@@ -134,6 +149,71 @@ def ours(folder: Path, clips: list[np.ndarray], count: int, *, together: bool) -
     ]
 
 
+def official_aligner(
+    folder: Path, clips: list[np.ndarray], said: list[tuple[str, str]], *, windowed: bool
+) -> list[Record]:
+    """What qwen-asr's aligner does with each clip on its own. said: text and language of each."""
+    from qwen_asr import Qwen3ForcedAligner
+
+    aligner = Qwen3ForcedAligner.from_pretrained(str(folder), dtype=torch.float32, device_map="cpu")
+    thinker = aligner.model.thinker
+    if windowed:
+        keep_windows(thinker.audio_tower)
+    records: list[Record] = []
+    forward = thinker.forward
+
+    def watched(**inputs: Any) -> Any:  # noqa: ANN401  as the original
+        output, ids = forward(**inputs), inputs["input_ids"]
+        logits = output.logits[ids == aligner.timestamp_token_id]
+        records.append({"ids": ids[0].numpy(), "tokens": logits.argmax(-1).numpy(), "logits": logits.numpy()})
+        return output
+
+    thinker.forward = watched
+    for clip, (text, language) in zip(clips, said, strict=True):
+        aligner.align((clip, 16_000), text, NAMES[language])
+    return records
+
+
+def our_aligner(folder: Path, clips: list[np.ndarray], said: list[tuple[str, str]], *, together: bool) -> list[Record]:
+    """What Tingdao's aligner does with each clip on its own, or with as many in one pass as it would take."""
+    from tingdao.engines.aligner_model import AlignerModel
+    from tingdao.engines.aligner_prompt import Prompter
+    from tingdao.engines.aligner_words import split
+    from tingdao.engines.qwen import read_tokenizer
+    from tingdao.engines.qwen_weights import open_checkpoint
+
+    prompter = Prompter(read_tokenizer(folder))
+    model = AlignerModel(open_checkpoint(folder, "aligner"), prompter, torch.device("cpu"), torch.float32)
+    jobs = [prompter.job(clip, split(*known)) for clip, known in zip(clips, said, strict=True)]
+    rows: dict[Any, np.ndarray] = {}
+    seen: list[torch.Tensor] = []
+    model._model.score.register_forward_hook(lambda *passed: seen.append(passed[-1]))  # noqa: SLF001  it shows steps only
+    for batch in [jobs] if together else [[job] for job in jobs]:
+        for job in batch:
+            model.enter(job)
+        left = len(batch)
+        while left:
+            done = model.step()
+            left -= len(done)
+            for job, logits in zip(done, seen.pop().split([2 * job.words for job in done]), strict=True):
+                rows[job] = logits.numpy()
+                model.leave(job)
+    return [{"ids": np.array(job.ids), "tokens": np.array(job.steps), "logits": rows[job]} for job in jobs]
+
+
+def is_aligner(folder: Path) -> bool:
+    """Whether a folder, in either layout, holds a forced aligner."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return "classify_num" in config.get("thinker_config", {}) or "ForTokenClassification" in config["architectures"][0]
+
+
+def texts(audio: Path) -> list[tuple[str, str]]:
+    """Text and language of the recordings for aligners."""
+    with (audio / "manifest.tsv").open(encoding="utf-8") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file, delimiter="\t")}
+    return [(rows[f"{name}.flac"]["text"], rows[f"{name}.flac"]["language"]) for name in ALIGNED]
+
+
 def main() -> None:
     """The command line."""
     line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,14 +226,20 @@ def main() -> None:
     line.add_argument("--together", action="store_true")
     line.add_argument("--unwindowed", action="store_true")
     given = line.parse_args()
-    clips = [load(given.audio / f"{name}.flac", seconds) for name, seconds, _, _ in CASES]
-    if given.who == "official":
+    aligner = is_aligner(given.folder)
+    cases = [(name, None) for name in ALIGNED] if aligner else [(name, seconds) for name, seconds, *_ in CASES]
+    clips = [load(given.audio / f"{name}.flac", seconds) for name, seconds in cases]
+    if aligner and given.who == "official":
+        records = official_aligner(given.folder, clips, texts(given.audio), windowed=not given.unwindowed)
+    elif aligner:
+        records = our_aligner(given.folder, clips, texts(given.audio), together=given.together)
+    elif given.who == "official":
         records = official(given.folder, clips, given.tokens, windowed=not given.unwindowed)
     else:
         records = ours(given.folder, clips, given.tokens, together=given.together)
     arrays = {
         f"{name}/{key}": value
-        for (name, *_), record in zip(CASES, records, strict=True)
+        for (name, _), record in zip(cases, records, strict=True)
         for key, value in record.items()
     }
     np.savez(given.out, **arrays)

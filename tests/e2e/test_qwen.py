@@ -6,11 +6,14 @@ import asyncio
 import csv
 import io
 import json
+import os
 import random
 import subprocess
 import sys
+import time
 import wave
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from itertools import pairwise
 from pathlib import Path
 
@@ -285,6 +288,31 @@ def test_command_line(tmp_path):
         assert text == SAID[name]
 
 
+def test_a_client_that_hangs_up_frees_the_models(server):
+    def worked() -> float:
+        """Seconds of processor time that the server process has taken."""
+        times = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
+    def works(at_least: float, seconds: float) -> bool:
+        """Whether it takes so much processor time within the next seconds."""
+        end, before = time.monotonic() + seconds, worked()
+        while time.monotonic() < end and worked() - before < at_least:
+            time.sleep(0.05)
+        return worked() - before >= at_least
+
+    minutes = as_wav(np.tile(samples_of("jfk.flac"), 110))  # 20 of them, for which it would take half a minute
+    request = httpx2.Request("POST", f"{server.url}/api/v1/transcribe", files={"file": minutes}, data={"words": "true"})
+    line = HTTPConnection(request.url.host, request.url.port)
+    line.request("POST", request.url.path, request.read(), dict(request.headers))
+    assert works(2, 60)
+    line.close()
+    assert not all(works(0.3, 1) for _ in range(5))
+    assert not works(0.3, 2)
+    assert send(server, "cards_001.flac")["text"] == SAID["cards_001.flac"]
+
+
+@pytest.mark.timeout(600)  # a thousand requests
 def test_memory_does_not_grow(server):
     def resident() -> float:
         status = Path(f"/proc/{server.process.pid}/status").read_text()
@@ -294,7 +322,7 @@ def test_memory_does_not_grow(server):
 
     def rounds(count):
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda _: send(server, audio), range(count)))
+            list(pool.map(lambda number: send(server, audio, words=str(number % 2 == 0)), range(count)))
 
     rounds(200)  # buffers, pools and threads come to their size
     before = resident()
