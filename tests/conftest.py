@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx2
@@ -98,9 +98,13 @@ class Client:
             metrics=Metrics(),
         )
         self.app = app.create_app(settings, self.service)
+        self._kept: tuple[asyncio.Runner, httpx2.AsyncClient] | None = None
 
     def request(self, method: str, path: str, **kwargs) -> httpx2.Response:
-        """One request in an event loop of its own."""
+        """One request in an event loop of its own, or in that of `kept`."""
+        if self._kept:
+            runner, http = self._kept
+            return runner.run(http.request(method, path, **kwargs))
 
         async def main() -> httpx2.Response:
             async with self.session() as http:
@@ -125,9 +129,37 @@ class Client:
         finally:
             await self.service.close()
 
+    @contextmanager
+    def kept(self) -> Iterator[Client]:
+        """The service, started once for all requests within."""
+        with asyncio.Runner() as runner:
+            session = self.session()
+            self._kept = runner, runner.run(session.__aenter__())
+            try:
+                yield self
+            finally:
+                self._kept = None
+                runner.run(session.__aexit__(None, None, None))
+
     def leftovers(self) -> list[Path]:
         """Named files in the folder for temporary ones."""
         return list(self.settings.temporary_dir.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A client that a whole module shares, with its service started."""
+    before = tempfile.tempdir
+    with Client(Settings(state_dir=tmp_path_factory.mktemp("shared")), FakeEngine()).kept() as client:
+        yield client
+    tempfile.tempdir = before
+
+
+@pytest.fixture
+def shared(started):
+    """The client that the module shares, with its engine as if new."""
+    vars(started.engine).update(vars(FakeEngine()))
+    return started
 
 
 @pytest.fixture

@@ -3,22 +3,29 @@
 import asyncio
 import base64
 import json
-import tempfile
 from contextlib import asynccontextmanager
 
-import httpx2
 import pytest
 
-from conftest import Client, FakeEngine
+from conftest import FakeEngine
 from tingdao.api.chat_fields import ChatFields
 from tingdao.api.chat_request import read
 from tingdao.engines.base import Recognition
 from tingdao.errors import EngineFailed
-from tingdao.settings import Settings
 from tingdao.types import Options, Segment, Term, Usage
 
 PATH = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture
+def client(shared):
+    return shared
+
+
+@pytest.fixture
+def engine(shared):
+    return shared.engine
 
 
 @pytest.fixture
@@ -86,10 +93,8 @@ class TestAnswer:
         body = client.post(PATH, json={"messages": [user(part(jfk))], "asr_options": {"content": wanted}}).json()
         assert body["choices"][0]["message"]["content"] == content
 
-    def test_without_speech_is_language_none(self, make_client, jfk):
-        engine = FakeEngine()
+    def test_without_speech_is_language_none(self, client, engine, jfk):
         engine.answer = lambda clip, ask: Recognition("", None)
-        client = make_client(engine)
         request = {"messages": [user(audio_url(jfk))]}
         message = client.post(PATH, json=request).json()["choices"][0]["message"]
         assert message == {"role": "assistant", "content": "language None<asr_text>", "annotations": []}
@@ -97,10 +102,9 @@ class TestAnswer:
         assert client.post(PATH, json=request).json()["choices"][0]["message"]["content"] == ""
         assert streamed(client, request)[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
 
-    def test_names_languages_that_only_the_embedded_model_knows(self, make_client, jfk):
-        engine = FakeEngine()
+    def test_names_languages_that_only_the_embedded_model_knows(self, client, engine, jfk):
         engine.answer = lambda clip, ask: Recognition("Привіт", "uk")
-        body = make_client(engine).post(PATH, json={"messages": [user(audio_url(jfk))]}).json()
+        body = client.post(PATH, json={"messages": [user(audio_url(jfk))]}).json()
         assert body["choices"][0]["message"]["content"] == "language Ukrainian<asr_text>Привіт"
 
     def test_leaves_the_language_out_when_it_is_not_wanted(self, client, jfk):
@@ -121,22 +125,16 @@ class TestAnswer:
         assert choice["finish_reason"] == reason
         assert choice["message"]["content"].endswith("from 0.0")
 
-    def test_says_when_the_model_came_to_no_end(self, make_client, recordings):
-        engine = FakeEngine()
+    def test_says_when_the_model_came_to_no_end(self, client, engine, recordings):
         engine.answer = lambda clip, ask: Recognition("on and on", "en", ended="length")
         data = base64.b64encode((recordings / "cards_001.flac").read_bytes()).decode()
-        body = make_client(engine).post(PATH, json={"messages": [user(audio_url(data))]}).json()
+        body = client.post(PATH, json={"messages": [user(audio_url(data))]}).json()
         assert body["choices"][0]["finish_reason"] == "length"
 
 
 def asked(engine):
     (_, ask), *_ = engine.asked
     return ask
-
-
-@pytest.fixture
-def client(make_client, engine):
-    return make_client(engine)
 
 
 class TestRequest:
@@ -208,14 +206,6 @@ class TestRequest:
         }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def door(tmp_path_factory):
-    """One application for all that is refused before any work."""
-    before = tempfile.tempdir
-    yield Client(Settings(state_dir=tmp_path_factory.mktemp("door")), FakeEngine())
-    tempfile.tempdir = before
-
-
 AUDIO = audio_url("AAAA")
 CONTINUED = {"role": "assistant", "content": "language English<asr_text>"}
 
@@ -285,18 +275,14 @@ CONTINUED = {"role": "assistant", "content": "language English<asr_text>"}
         ({"messages": [user(AUDIO)], "asr_options": {"script": "latin"}}, "invalid_request", "asr_options.script"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused_by_name(door, request_, code, param):
-    async def main():  # without a started service: none of these may get so far
-        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(door.app), base_url="http://test") as http:
-            return await http.post(PATH, json=request_)
-
-    answer = asyncio.run(main())
+def test_what_makes_no_sense_is_refused_by_name(client, engine, request_, code, param):
+    answer = client.post(PATH, json=request_)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
     assert error["type"] == "invalid_request_error"
     assert len(error["message"]) > 20
-    assert door.engine.asked == []
-    assert door.leftovers() == []
+    assert engine.asked == []
+    assert client.leftovers() == []
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -316,8 +302,7 @@ def test_what_only_the_service_knows_is_refused_streamed_or_not(client, engine, 
 
 class TestUrl:
     @pytest.fixture
-    def fetching(self, make_client, engine, recordings):
-        client = make_client(engine)
+    def fetching(self, client, recordings):
         fetched = []
 
         class Fetcher:
@@ -330,9 +315,11 @@ class TestUrl:
             async def close(self):
                 pass
 
+        guarded = client.service.fetcher
         object.__setattr__(client.service, "fetcher", Fetcher())
         client.fetched = fetched
-        return client
+        yield client
+        object.__setattr__(client.service, "fetcher", guarded)
 
     @pytest.mark.parametrize("url", ["https://files.example/jfk.flac", "HTTP://files.example/a?b=c"])
     def test_is_fetched(self, fetching, url):
@@ -384,12 +371,10 @@ def contents(chunks) -> str:
     return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if chunk["choices"])
 
 
-def speaking(*said: tuple[str, str | None]) -> FakeEngine:
-    """An engine that says so in the segments of the first clip."""
-    engine = FakeEngine()
+def speaking(*said: tuple[str, str | None]):
+    """What an engine hears that hears just this, in segments."""
     parts = tuple(Segment(words, number, number + 1.0, code) for number, (words, code) in enumerate(said))
-    engine.answer = lambda clip, ask: Recognition("x", "en", segments=parts, usage=Usage(3, 5))
-    return engine
+    return lambda clip, ask: Recognition("x", "en", segments=parts, usage=Usage(3, 5))
 
 
 @pytest.mark.parametrize(
@@ -402,8 +387,8 @@ def speaking(*said: tuple[str, str | None]) -> FakeEngine:
         ([("Hm", None), ("今天", "zh"), ("好", None)], "language None<asr_text>Hm今天好"),
     ],
 )
-def test_streamed_and_whole_content_are_the_same(make_client, jfk, said, whole):
-    client = make_client(speaking(*said))
+def test_streamed_and_whole_content_are_the_same(client, engine, jfk, said, whole):
+    engine.answer = speaking(*said)
     head, tag, words = whole.partition("<asr_text>")
     for content, begin in (("raw", head + tag), ("text", "")):
         request = {"messages": [user(audio_url(jfk))], "asr_options": {"content": content}}
@@ -431,8 +416,8 @@ def test_usage_comes_at_the_end_of_a_stream_when_asked_for(client, jfk):
     assert usage["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8, "seconds": 11.0}
 
 
-def test_line_ends_of_unicode_do_not_cut_an_event(make_client, jfk):
-    client = make_client(speaking(("One\u2028two\u2029three\x85four.", "en")))
+def test_line_ends_of_unicode_do_not_cut_an_event(client, engine, jfk):
+    engine.answer = speaking(("One\u2028two\u2029three\x85four.", "en"))
     answer = client.post(PATH, json={"messages": [user(audio_url(jfk))], "stream": True})
     assert not set(answer.text) & {"\u2028", "\u2029", "\x85"}
     *chunks, _ = events(answer.text)
@@ -562,9 +547,9 @@ def test_an_error_after_the_first_text_is_the_last_event(make_client, jfk):
     assert stream.parts[-1].get("more_body", False) is False
 
 
-def test_an_error_before_the_first_text_is_an_answer(make_client, engine, jfk):
+def test_an_error_before_the_first_text_is_an_answer(client, engine, jfk):
     engine.fail = EngineFailed("The model failed.")
-    answer = make_client(engine).post(PATH, json={"messages": [user(audio_url(jfk))], "stream": True})
+    answer = client.post(PATH, json={"messages": [user(audio_url(jfk))], "stream": True})
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_failed")
     assert answer.headers["content-type"] == "application/json"
 

@@ -21,6 +21,16 @@ TEXT = base64.b64encode(SOUND)
 JSON = {"content-type": "application/json"}
 
 
+@pytest.fixture
+def client(shared):
+    return shared
+
+
+@pytest.fixture
+def engine(shared):
+    return shared.engine
+
+
 def scanned(body: bytes, size: int = 65536) -> object:
     scanner = Scanner()
     try:

@@ -301,7 +301,7 @@ def _describe(api: FastAPI) -> None:
                 operation["responses"].pop("422", None)
         return made
 
-    api.openapi = document  # type: ignore[method-assign]  as FastAPI's manual extends it
+    vars(api)["openapi"] = document
 
 
 def _add_page(api: FastAPI) -> None:
