@@ -132,7 +132,7 @@ class LatinTerms:
         start, end = units[0].start, units[-1].end
         for written in {letters, numbers}:
             for spelling in self._spellings.get(written, ()):
-                if units[0].kind == "han" or (units[-1].text == "点"):
+                if units[0].kind == "han" or units[-1].text == "点":
                     continue
                 heard = text[start:end]
                 if heard == spelling.word or _only_raised(units[0], heard, spelling.word):
@@ -208,11 +208,12 @@ def _may_be_written(units: Sequence[Unit], spelling: _Spelling) -> bool:
     words = english()
     if len(heard) == 1:
         return not words.common(heard[0], MEANT)
-    single = sum(len(word) == 1 for word in heard)
-    if single > 1 or not all(words.common(word) for word in heard):
-        return not (set(heard) & FUNCTION_WORDS - set("ai")) or single > 1
+    if sum(len(word) == 1 for word in heard) > 1:
+        return True  # spelled out
     if set(heard) & FUNCTION_WORDS:
         return False
+    if not all(words.common(word) for word in heard):
+        return True
     ends, at = set(), 0
     for unit in units:
         at += len(_letters(unit))
