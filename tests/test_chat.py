@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 from contextlib import asynccontextmanager
 
 import pytest
@@ -455,6 +456,7 @@ class Listening:
 
     def __init__(self, client, request):
         self.body = json.dumps({**request, "stream": True}).encode()
+        self.more = False  # to send
         self.client = client
         self.parts = []
         self.news = asyncio.Condition()
@@ -466,7 +468,7 @@ class Listening:
             "headers": [(b"content-type", b"application/json")], "server": ("test", 80), "client": ("test", 1),
             "scheme": "http", "http_version": "1.1", "root_path": "",
         }  # fmt: skip
-        self.incoming.put_nowait({"type": "http.request", "body": self.body, "more_body": False})
+        self.incoming.put_nowait({"type": "http.request", "body": self.body, "more_body": self.more})
         self.task = asyncio.create_task(self.client.app(scope, self.incoming.get, self._send))
         return self
 
@@ -524,6 +526,24 @@ def test_a_client_that_leaves_a_stream_cancels_its_work(make_client, jfk):
             assert "tingdao_in_flight 0.0" in (await http.get("/metrics")).text
 
     asyncio.run(main())
+    assert client.leftovers() == []
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_error(make_client, caplog):
+    client = make_client()
+
+    async def main():
+        async with client.session():
+            stream = Listening(client, {})
+            stream.body = b'{"messages": [{"content": "data:;base64,' + b"A" * 20_000
+            stream.more = True
+            with stream, caplog.at_level(logging.INFO):
+                stream.leave()
+                await asyncio.wait_for(stream.task, 5)
+
+    asyncio.run(main())
+    assert [record.status for record in caplog.records if record.message == "request"] == [499]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert client.leftovers() == []
 
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -240,6 +241,10 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         return answer(_from_framework(error, request), request.url.path)
+
+    @api.exception_handler(ClientDisconnect)
+    async def on_leaving(_: Request, __: Exception) -> Response:
+        return Response(status_code=499)  # for the log; the client left while it was sending
 
     @api.exception_handler(Exception)
     async def on_unexpected(request: Request, _: Exception) -> Response:

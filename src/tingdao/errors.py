@@ -68,7 +68,7 @@ class TooManyFiles(BadRequest):
 
 
 class MalformedUpload(BadRequest):
-    """The multipart body cannot be read."""
+    """The body, a form or JSON, cannot be read."""
 
     code, number = "malformed_upload", 40004
 

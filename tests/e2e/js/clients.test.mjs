@@ -58,6 +58,23 @@ for (const [format, head] of [["text", /^And so/], ["srt", /^1\n00:00:00,\d{3} -
   });
 }
 
+test("transcription streamed", async () => {
+  const stream = await client.audio.transcriptions.create({
+    model: "whisper-1",
+    file: createReadStream(JFK),
+    stream: true,
+  });
+  let text = "";
+  let done = null;
+  for await (const event of stream) {
+    if (event.type === "transcript.text.delta") text += event.delta;
+    else if (event.type === "transcript.text.done") done = event;
+  }
+  assert.match(text, SAID);
+  assert.equal(done.text, text);
+  assert.ok(done.usage);
+});
+
 test("chat with audio_url", async () => {
   const answer = await client.chat.completions.create({ model: "default", messages: withAudioUrl });
   assert.match(answer.choices[0].message.content, RAW);
