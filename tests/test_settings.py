@@ -52,7 +52,7 @@ def test_the_file_can_be_elsewhere(monkeypatch, tmp_path):
         ("[server]\ncolour = 'red'", "server.colour"),
         ("[server]\nport = 'many'", "server.port"),
         ("[server]\nport = 70000", "server.port"),
-        ("log_level = 'loud'", "log_level"),
+        ("[log]\nlevel = 'loud'", "log.level"),
         ("this is not toml", "cannot be read"),
     ],
 )

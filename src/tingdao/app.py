@@ -34,7 +34,8 @@ from tingdao.engines.slot import Slot
 from tingdao.errors import BadRequest, MethodNotAllowed, NotFound, SetupError, TingdaoError
 from tingdao.keys import KeyStore
 from tingdao.limits import MemoryLimits, SharedLimits
-from tingdao.observe import Metrics
+from tingdao.observe import Journal, Metrics
+from tingdao.observe.traces import Traces
 from tingdao.pipeline.finish import Finishing
 from tingdao.pipeline.punctuation import Punctuator
 from tingdao.pipeline.service import Service
@@ -202,9 +203,10 @@ def _load_aligner(folder: Path, settings: Settings) -> Aligner:
     return Aligner.load(folder, settings.aligner)
 
 
-def create_app(settings: Settings, service: Service) -> ASGIApp:
-    """The ASGI application around a service; it starts and stops the service with itself."""
+def create_app(settings: Settings, service: Service, traces: Traces | None = None) -> ASGIApp:
+    """The ASGI application around a service; it starts and stops the service with itself, and ends the traces."""
     access = door(settings, service.metrics)
+    journal = Journal(service.metrics, traces, transcripts=settings.log.transcripts)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -214,6 +216,8 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
         finally:
             await service.close()
             await asyncio.to_thread(access.close)
+            if traces:
+                await asyncio.to_thread(traces.close)
 
     api = FastAPI(
         title="Tingdao",
@@ -253,7 +257,7 @@ def create_app(settings: Settings, service: Service) -> ASGIApp:
 
     _add_page(api)
     _describe(api)
-    served: ASGIApp = Edge(api, settings.server, service.metrics, access)
+    served: ASGIApp = Edge(api, settings.server, journal, access)
     if settings.cors.origins:
         # Around the edge, so that pages can read refusals too.
         served = CORSMiddleware(

@@ -119,10 +119,11 @@ def transcribe(
     from tingdao import app, observe
     from tingdao.pipeline import terms
     from tingdao.pipeline.subtitles import WRITERS
+    from tingdao.settings import LogSettings
     from tingdao.types import Options
 
     settings = _settings(model=model, qwen=_given(device=device, dtype=dtype))
-    observe.configure_logging("error")
+    observe.configure_logging(LogSettings(level="error"))
     writer = WRITERS[format_]
     try:
         options = Options(

@@ -12,6 +12,7 @@ from tingdao import app, observe
 from tingdao.api.native import STAND_IN_NOTICE
 from tingdao.engines.weights import WHISPER_BASE
 from tingdao.errors import SetupError
+from tingdao.observe import traces
 from tingdao.settings import Settings
 
 BACKLOG = 2048
@@ -22,11 +23,11 @@ log = logging.getLogger(__name__)
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; running requests may finish within `drain_timeout_s`. Raises SetupError."""
-    observe.configure_logging(settings.log_level)
+    observe.configure_logging(settings.log)
     service = app.build(settings)
     server = uvicorn.Server(
         uvicorn.Config(
-            app.create_app(settings, service),
+            app.create_app(settings, service, traces.from_environment()),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -183,6 +183,22 @@ class FetchSettings(Section):
     )
 
 
+class LogSettings(Section):
+    """`[log]`: what is written about requests, and where."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error.")
+    file: Path | None = Field(
+        None,
+        description="File that takes the log in place of standard error. It is rotated by this service: one file for "
+        "one instance, and no logrotate.",
+    )
+    max_mib: int = Field(64, ge=1, description="Size at which a new file is begun, in MiB.")
+    keep: int = Field(9, ge=1, le=999, description="Older files kept; with 9 of 64 MiB a log takes 640 MiB at most.")
+    transcripts: bool = Field(
+        default=False, description="Whether the text of transcripts is logged: private, so only for finding faults."
+    )
+
+
 class KeysSettings(Section):
     """`[keys]`: who may call; `tingdao keys add NAME` makes a key."""
 
@@ -391,7 +407,7 @@ class Settings(BaseSettings):
         },
         description="Model names of other services, and what they mean here; `default` is the default model.",
     )
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+    log: LogSettings = LogSettings()
     server: ServerSettings = ServerSettings()
     keys: KeysSettings = KeysSettings()
     limits: LimitsSettings = LimitsSettings()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 import uuid
 from dataclasses import dataclass, field
 
@@ -23,10 +22,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tingdao.api.access import Access
 from tingdao.caller import caller
 from tingdao.errors import Overloaded, QuotaExceeded, TingdaoError, TooLarge, UploadTimeout
-from tingdao.observe import Metrics, request_id
+from tingdao.observe import Figures, Journal
 from tingdao.settings import MIB, ServerSettings
 
-log = logging.getLogger("tingdao.access")
+log = logging.getLogger(__name__)
 
 NATIVE_PREFIX = "/api/"
 ID_HEADER = b"x-request-id"
@@ -103,13 +102,11 @@ def answer(error: TingdaoError, path: str) -> JSONResponse:
 class _Exchange:
     """One request and its response, as the edge sees them."""
 
-    id: str
-    began: float = field(default_factory=time.monotonic)
+    figures: Figures
     received: int = 0
     body_done: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     answered: bool = False
-    key: str | None = None  # its name
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # of the response, beside the application's
     status: int = 499  # what is logged when the client leaves before there is one
     error: str | None = None
@@ -118,10 +115,11 @@ class _Exchange:
 class Edge:
     """The middleware around `app`, the application with all dialects."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, access: Access) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, journal: Journal, access: Access) -> None:
         self._app = app
         self._settings = settings
-        self._metrics = metrics
+        self._journal = journal
+        self._metrics = journal.metrics
         self._access = access
         self._in_flight = 0
 
@@ -130,13 +128,20 @@ class Edge:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(_request_id(scope))
-        request_id.set(exchange.id)
+        method = scope.get("method", "WEBSOCKET")
+        exchange = _Exchange(self._journal.open(_request_id(scope), method, scope["path"], dict(scope["headers"])))
+        try:
+            await self._exchange(exchange, scope, receive, send)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._journal.close(exchange.figures, route, exchange.status, exchange.error, exchange.received)
+
+    async def _exchange(self, exchange: _Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         visit = await self._access.admit(scope)
-        exchange.key, exchange.headers = visit.caller.name, visit.headers
+        exchange.figures.key, exchange.headers = visit.caller.name, visit.headers
         caller.set(visit.caller)
         if scope["type"] == "websocket":
-            await self._socket(visit.refusal, scope, receive, send)
+            await self._socket(exchange, visit.refusal, scope, receive, send)
             return
 
         async def watched_send(message: Message) -> None:
@@ -158,17 +163,17 @@ class Edge:
                 await self._work(exchange, scope, receive, watched_receive, watched_send)
         except Exception:
             # The application has answered with an error already; it comes up here to be logged, once.
-            logging.getLogger(__name__).exception("unexpected error")
-        finally:
-            self._record(scope, exchange)
+            log.exception("unexpected error")
 
-    async def _socket(self, refusal: TingdaoError | None, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _socket(
+        self, exchange: _Exchange, refusal: TingdaoError | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """One WebSocket; a refusal comes before it is accepted, as an HTTP answer where the server can send one."""
         if refusal is None:
+            exchange.status = 101
             await self._app(scope, receive, send)
             return
-        self._metrics.refusals.labels(refusal.code).inc()
-        log.info("socket refused", extra={"path": scope["path"], "error": refusal.code})
+        exchange.status, exchange.error = refusal.status, refusal.code
         if "websocket.http.response" in scope.get("extensions", {}):
             await answer(refusal, scope["path"])(scope, receive, send)
         else:
@@ -224,26 +229,6 @@ class Edge:
             exchange.body_done.set()
         return message
 
-    def _record(self, scope: Scope, exchange: _Exchange) -> None:
-        route = getattr(scope.get("route"), "path", "other")
-        seconds = time.monotonic() - exchange.began
-        self._metrics.requests.labels(route, str(exchange.status)).inc()
-        self._metrics.request_seconds.labels(route).observe(seconds)
-        if exchange.error:
-            self._metrics.refusals.labels(exchange.error).inc()
-        log.info(
-            "request",
-            extra={
-                "key": exchange.key,
-                "method": scope["method"],
-                "path": scope["path"],
-                "status": exchange.status,
-                "error": exchange.error,
-                "body_bytes": exchange.received,
-                "total_ms": round(seconds * 1000, 1),
-            },
-        )
-
 
 def _request_id(scope: Scope) -> str:
     """The id the client gave, when it is harmless, else a new one."""
@@ -254,7 +239,7 @@ def _request_id(scope: Scope) -> str:
 def _note_response(exchange: _Exchange, message: Message) -> None:
     if message["type"] == "http.response.start":
         exchange.status = message["status"]
-        identity = (ID_HEADER, exchange.id.encode())
+        identity = (ID_HEADER, exchange.figures.id.encode())
         message["headers"] = [*message.get("headers", []), identity, *exchange.headers, *SECURITY_HEADERS]
         exchange.error = dict(message["headers"]).get(b"x-error-code", b"").decode() or None
     elif message["type"] == "http.response.body" and not message.get("more_body", False):

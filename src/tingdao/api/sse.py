@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -19,8 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tingdao.api.edge import error_body
 from tingdao.errors import TingdaoError
-
-log = logging.getLogger(__name__)
+from tingdao.observe import figures
 
 STALL = 60.0
 """Seconds that a client may take no data before it is let go."""
@@ -51,7 +49,7 @@ class EventStream(StreamingResponse):
                     event = await anext(events, None)
                 await _send_data(send, "[DONE]")
             except TingdaoError as error:
-                log.warning("the stream ended with an error", extra={"error": error.code})
+                figures.get().error = error.code
                 await _send_data(send, error_body(error, scope["path"]).model_dump_json())
             await _send(send, {"type": "http.response.body"})
 

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, Final
 from tingdao.audio.job import Job, Limits
 from tingdao.audio.spool import Spool
 from tingdao.errors import BrokenAudio, EmptyAudio, NotAudio, StorageFull, TingdaoError, TooLong, Unavailable
+from tingdao.observe import during
 from tingdao.settings import MIB, AudioSettings
 from tingdao.types import SAMPLE_RATE
 
@@ -79,7 +80,8 @@ class Decoder:
         Raises StorageFull, Unavailable. What is wrong with the recording comes out of `Spool.wait_for`.
         """
         slots = self._slots
-        await slots.acquire()
+        with during("queue"):
+            await slots.acquire()
         try:
             work = await self._begin(source, slots.release)
         except BaseException:
@@ -175,6 +177,7 @@ class _Work:
         self._started = False
         self._decided = False
         self._over = False
+        self._decoding = during("decode")
         self._loop = asyncio.get_running_loop()
         self._progress = self._loop.time()
         self._deadline = math.inf
@@ -187,6 +190,7 @@ class _Work:
         if self._over:
             return
         self._over = True
+        self._decoding.end()
         self._timer.cancel()
         self._loop.remove_reader(self._reports)
         self._reports.close()

@@ -13,6 +13,7 @@ from tingdao.audio.speech import ClipSpan
 from tingdao.audio.spool import Spool
 from tingdao.engines.base import Ask, Engine, Recognition
 from tingdao.errors import UnsupportedOption
+from tingdao.observe import during, figures
 from tingdao.pipeline.leak import leaked
 from tingdao.pipeline.repair import CONTEXT_LEAKED, LANGUAGE_FORCED, RETRIED, split
 from tingdao.pipeline.segments import aligned_segments, segments_of
@@ -68,19 +69,24 @@ class Listener:
         Returns the last answer, with the tokens of all, and the flags that say what was done.
         """
         ask, flags = self.ask, []
-        recognition = await self.engine.recognise(clip, ask)
+        recognition = await self._asked(clip, ask)
         usage = recognition.usage
         if ask.context and leaked(recognition.text, ask.context, span.speech_seconds):
             ask = replace(ask, context="")
             flags.append(CONTEXT_LEAKED)
-            recognition = await self.engine.recognise(clip, ask)
+            recognition = await self._asked(clip, ask)
             usage += recognition.usage
         if self.languages and recognition.language not in {None, *self.languages}:
             ask = replace(ask, language=self.languages[0])
             flags.append(LANGUAGE_FORCED)
-            recognition = await self.engine.recognise(clip, ask)
+            recognition = await self._asked(clip, ask)
             usage += recognition.usage
         return replace(recognition, usage=usage), flags
+
+    async def _asked(self, clip: Clip, ask: Ask) -> Recognition:
+        figures.get().clips += 1
+        with during("recognise", start=clip.start, seconds=clip.duration):
+            return await self.engine.recognise(clip, ask)
 
     async def _timed(self, span: ClipSpan, clip: Clip, recognition: Recognition) -> list[Segment]:
         segments = segments_of(span, recognition)
@@ -88,7 +94,8 @@ class Listener:
             return segments
         (whole,) = segments  # an engine that leaves the times to the aligner gives none
         try:
-            alignment = await self.aligner.align(clip, whole.text, recognition.language)
+            with during("align", start=clip.start):
+                alignment = await self.aligner.align(clip, whole.text, recognition.language)
         except UnsupportedOption:
             if self.must_time:
                 raise

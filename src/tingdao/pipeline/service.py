@@ -24,7 +24,7 @@ from tingdao.engines.registry import Registry
 from tingdao.engines.slot import Slot
 from tingdao.errors import BadRequest, EngineFailed, ModelUnavailable, UnsupportedOption
 from tingdao.languages import code_of, parse
-from tingdao.observe import Metrics
+from tingdao.observe import Metrics, during, figures
 from tingdao.pipeline.finish import Finishing
 from tingdao.pipeline.transcribe import Transcriber
 from tingdao.pipeline.vocabulary import Vocabulary
@@ -70,6 +70,7 @@ class Service:
             async with aclosing(self._run(source, model, options)) as events:
                 async for event in events:
                     if isinstance(event, Progress):
+                        figures.get().audio = event.done
                         work.reserve(event.total)
                         work.reach(event.done)
                     yield event
@@ -94,7 +95,9 @@ class Service:
                 try:
                     async with aclosing(self._run_with(name, spool, options, vocabulary)) as events:
                         async for event in events:
-                            answered = answered or isinstance(event, Opening | Segment)
+                            if isinstance(event, Opening | Segment):
+                                answered = True
+                                figures.get().heard()
                             # Before the yield: nobody asks for what follows the transcript.
                             if isinstance(event, Transcript):
                                 self._count(event, time.monotonic() - began)
@@ -119,7 +122,9 @@ class Service:
         self, model: str, spool: Spool, options: Options, vocabulary: Vocabulary
     ) -> AsyncGenerator[Event, None]:
         async with AsyncExitStack() as held:
-            engine = await held.enter_async_context(self.registry.lease(model))
+            figures.get().model = model
+            with during("queue", model=model):
+                engine = await held.enter_async_context(self.registry.lease(model))
             options = _with_languages(options, engine.card.languages)
             aligner = await self._aligner(held, engine.card, options)
             finisher = await asyncio.to_thread(self.finishing.finisher, options, vocabulary)
@@ -158,6 +163,7 @@ class Service:
         return aligner
 
     def _count(self, transcript: Transcript, seconds: float) -> None:
+        figures.get().transcript = transcript.text
         self.metrics.audio_seconds.labels(transcript.model).inc(transcript.duration)
         if transcript.duration > 0:
             self.metrics.real_time_factor.labels(transcript.model).observe(seconds / transcript.duration)
