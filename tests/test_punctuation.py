@@ -5,7 +5,7 @@ import pytest
 import punctuation_model
 from tingdao.engines.punctuation import PunctuationModel
 from tingdao.pipeline.joins import joined
-from tingdao.pipeline.punctuation import Punctuator, punctuated
+from tingdao.pipeline.punctuation import Punctuator, in_full_width, punctuated
 from tingdao.types import Word
 
 BARE = [
@@ -119,3 +119,23 @@ def test_a_thousand_characters_take_a_few_milliseconds():
     for _ in range(10):
         punctuated(text[:1000], "zh")
     assert (time.perf_counter() - began) / 10 < 0.02  # 0.2 ms; the machine may be busy
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "written"),
+    [
+        ("近几年,不但我用书.", "zh", "近几年，不但我用书。"),
+        ("你好, 世界!", "zh", "你好，世界！"),
+        ("他说:好;走吧?", "yue", "他说：好；走吧？"),
+        ("はい,そうです.", "ja", "はい，そうです。"),
+        ("版本3.5, 很好", "zh", "版本3.5, 很好"),
+        ("用Python,很好", "zh", "用Python,很好"),
+        ("那么...好", "zh", "那么...好"),
+        ("Yes, 好, no.", "en", "Yes, 好, no."),
+        ("好,3个", "zh", "好,3个"),
+        ("好", None, "好"),
+    ],
+)
+def test_marks_of_the_own_script(text, language, written):
+    assert in_full_width(text, language) == written
+    assert in_full_width(written, language) == written

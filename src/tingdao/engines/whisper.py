@@ -34,7 +34,7 @@ FRAMES_PER_SECOND = 100
 # Whisper's codes that have another ISO 639-1 code.
 ISO = {"jw": "jv"}
 # Whisper base writes Chinese in either script; a prompt in simplified characters with punctuation settles it.
-CHINESE_PROMPT = "以下是普通话的句子。"
+CHINESE_PROMPT = "以下是普通话的句子，有标点。"
 
 
 class _EncodesOnce(WhisperModel):  # type: ignore[misc]  # the library has no types
@@ -112,7 +112,7 @@ class WhisperEngine:
             clip.samples,
             language={iso: code for code, iso in ISO.items()}.get(language, language),
             beam_size=self._beam_size,
-            initial_prompt=ask.context or (CHINESE_PROMPT if language == "zh" else None),
+            initial_prompt=(CHINESE_PROMPT if language == "zh" else "") + ask.context or None,
             prefix=ask.prefix or None,
             condition_on_previous_text=False,
             word_timestamps=ask.words,

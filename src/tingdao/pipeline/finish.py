@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from tingdao.errors import BadRequest, SetupError, UnsupportedOption
 from tingdao.pipeline.joins import Pauses, joined, settled
 from tingdao.pipeline.numbers import Numbers
-from tingdao.pipeline.punctuation import Punctuator, punctuated
+from tingdao.pipeline.punctuation import Punctuator, in_full_width, punctuated
 from tingdao.pipeline.rewrite import edits_between, rewritten
 from tingdao.pipeline.script import check_installed, in_script
 from tingdao.pipeline.vocabulary import Vocabulary, corrected
@@ -64,7 +64,8 @@ class Finisher:
         return [self._written(held)]
 
     def _punctuated(self, segment: Segment) -> Segment:
-        text = punctuated(segment.text, segment.language, segment.words, self.punctuator)
+        text = in_full_width(segment.text, segment.language)
+        text = punctuated(text, segment.language, segment.words, self.punctuator)
         return rewritten(segment, edits_between(segment.text, text))
 
     def _joined(self, before: Segment, after: Segment) -> list[Segment]:

@@ -57,8 +57,21 @@ _ASKED = {
     "fr": re.compile(r"(?:est-ce qu|qu['’]est-ce qu|pourquoi est-ce qu|comment est-ce qu|où est-ce qu)", re.IGNORECASE),
     "es": re.compile(r"(?:qué|quién|quiénes|cómo|cuándo|dónde|cuánto|cuánta|cuántos|cuántas|por qué)\s", re.IGNORECASE),
 }
+_OWN = r"[\u3040-\u30ff\u3400-\u9fff]"
+_HALF_WIDTH = re.compile(rf"(?<={_OWN})\s?([,.?!;:])(?:\s?(?={_OWN})|(?![\w.])\s?)")
+_FULL_WIDTH = {",": "，", ".": "。", "?": "？", "!": "！", ";": "；", ":": "："}
 _AT_END = frozenset({"zh", "yue", "ja", "ko"})
 """Languages whose questions are known by their end or middle; in the others the text must begin as one."""
+
+
+def in_full_width(text: str, language: str | None) -> str:
+    """Chinese and Japanese with the marks of their own script: some models write those of the Latin one there.
+
+    Marks behind Latin letters and figures stay as they are, and so do dots that come in rows.
+    """
+    if language not in _FULL_STOP or _FULL_STOP[language] != "。":
+        return text
+    return _HALF_WIDTH.sub(lambda found: _FULL_WIDTH[found[1]], text)
 
 
 def punctuated(
