@@ -401,9 +401,15 @@ class Settings(BaseSettings):
     )
     aliases: dict[str, str] = Field(
         default_factory=lambda: {
-            "whisper-1": "default",
-            "gpt-4o-transcribe": "default",
-            "gpt-4o-mini-transcribe": "default",
+            name: "default"
+            for name in (
+                "whisper-1",
+                "gpt-transcribe",
+                "gpt-4o-transcribe",
+                "gpt-4o-mini-transcribe",
+                "qwen3-asr",
+                "qwen3-asr-flash",
+            )
         },
         description="Model names of other services, and what they mean here; `default` is the default model.",
     )
