@@ -81,7 +81,7 @@ class Aligner:
 
     def __init__(self, model: AlignerModel, prompter: Prompter) -> None:
         self._prompter, self._step_ms = prompter, model.step_ms
-        self._batcher: Batcher[Job] = Batcher(model, width=WIDTH, budget=BUDGET, wait=0)
+        self._batcher: Batcher[Job] = Batcher(model, width=WIDTH, budget=BUDGET, wait=0, name="aligner")
 
     @classmethod
     def load(cls, folder: Path, settings: AlignerSettings) -> Aligner:

@@ -27,6 +27,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tingdao.engines.base import Ended
 from tingdao.errors import EngineFailed, Overloaded
+from tingdao.observe import figures
 
 log = logging.getLogger(__name__)
 
@@ -70,17 +71,18 @@ class Batcher(Generic[J]):
     """The running batch of one model.
 
     width: jobs in the batch at most. budget: what their costs may add up to; a job that is larger runs alone.
-    wait: seconds that an idle model waits for company after the first job.
+    wait: seconds that an idle model waits for company after the first job. name: of the model, for the operator.
     """
 
-    def __init__(self, model: Model[J], *, width: int, budget: int, wait: float) -> None:
-        self._model, self._width, self._budget, self._wait = model, width, budget, wait
+    def __init__(self, model: Model[J], *, width: int, budget: int, wait: float, name: str = "model") -> None:
+        self._model, self._width, self._budget, self._wait, self._name = model, width, budget, wait, name
         self._waiting: deque[_Ticket[J]] = deque()
         self._batch: dict[J, _Ticket[J]] = {}
         self._room = float(width)
+        self._steps = self._rows = 0  # so far, and the sizes of the batch in all of them
         self._changed = threading.Condition()
         self._over: str | None = None
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     async def run(self, job: J) -> None:
@@ -103,6 +105,7 @@ class Batcher(Generic[J]):
         try:
             while await ticket.moved():
                 yield
+            figures.get().shared(self._name, ticket.rows)
         finally:
             ticket.given_up = True
             with self._changed:
@@ -153,6 +156,7 @@ class Batcher(Generic[J]):
                 self._leave(job)
         while newcomer := self._next():
             self._batch[newcomer.job] = newcomer
+            newcomer.joined = (self._steps, self._rows)
             try:
                 self._model.enter(newcomer.job)
             except MemoryError as error:
@@ -180,11 +184,14 @@ class Batcher(Generic[J]):
             jobs = list(self._batch)
             self._part(error, jobs[len(jobs) // 2 :])
             return
+        self._steps, self._rows = self._steps + 1, self._rows + len(self._batch)
         for job in moved:
             ticket = self._batch[job]
             if job.ended:
                 self._room = min(self._width, self._room + 1 / self._room)
                 self._leave(job)
+                steps, rows = ticket.joined
+                ticket.rows = (self._rows - rows) / (self._steps - steps)
                 ticket.finish()
             elif ticket.watched:
                 ticket.move()
@@ -211,10 +218,14 @@ class Batcher(Generic[J]):
 
 
 class _Ticket(Generic[J]):
-    """A job on its way, and how the model's thread tells its caller, who may be long gone."""
+    """A job on its way, and how the model's thread tells its caller, who may be long gone.
+
+    joined: steps, and rows of all steps, when it came into the batch. rows: of the batch, on average while it was in.
+    """
 
     def __init__(self, job: J, *, watched: bool) -> None:
         self.job, self.watched, self.given_up = job, watched, False
+        self.joined, self.rows = (0, 0), 0.0
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._error: EngineFailed | None = None

@@ -45,7 +45,7 @@ class QwenEngine:
     ) -> None:
         self._dialogue, self._budget, self._context_limit = dialogue, budget, settings.context_tokens
         self._cost = model.cost
-        self._batcher = Batcher(model, width=width, budget=budget, wait=settings.wait_ms / 1000)
+        self._batcher = Batcher(model, width=width, budget=budget, wait=settings.wait_ms / 1000, name=name)
         self.card = ModelCard(
             name=name,
             family="qwen3-asr",
