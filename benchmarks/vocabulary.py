@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tingdao.pipeline.vocabulary import Vocabulary, corrected
+from tingdao.text.vocabulary import Vocabulary, corrected
 from tingdao.types import Segment, Term
 
 SENTENCES = Path(__file__).parents[1] / "tests/vocabulary"

@@ -19,7 +19,7 @@ from tingdao.engines.base import Ask, ModelCard, Partial, Recognition
 from tingdao.engines.offer import Offer
 from tingdao.engines.registry import Registry
 from tingdao.observe import Metrics
-from tingdao.pipeline.finish import Finishing
+from tingdao.text.finish import Finishing
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
 from tingdao.settings import Settings

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from tingdao.pipeline.joins import joined
-from tingdao.pipeline.rewrite import rewritten
+from tingdao.text.joins import joined
+from tingdao.text.rewrite import rewritten
 from tingdao.types import Segment
 
 # language, pause in seconds, the two texts as recognised, and as they should be.

@@ -1,6 +1,6 @@
 import pytest
 
-from tingdao.pipeline.leak import leaked
+from tingdao.text.leak import leaked
 
 LIST = "淋巴结 臀位 积液 颈部 脾脏 胰腺"
 STACK = "Kubernetes Postgres Hugging Face Redis Kafka Istio"

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tingdao.errors import UnsupportedOption
-from tingdao.pipeline.numbers import Numbers
+from tingdao.text.numbers import Numbers
 
 WRITTEN = {
     "zh": {

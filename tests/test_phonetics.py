@@ -1,6 +1,6 @@
 import pytest
 
-from tingdao.pipeline.phonetics import distance, joined, key, skeleton
+from tingdao.text.phonetics import distance, joined, key, skeleton
 
 
 @pytest.mark.parametrize(

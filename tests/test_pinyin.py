@@ -1,6 +1,6 @@
 import pytest
 
-from tingdao.pipeline.pinyin import accented, close, read, readings, syllables
+from tingdao.text.pinyin import accented, close, read, readings, syllables
 
 
 def test_words_are_read_in_their_own_way():

@@ -4,8 +4,8 @@ import pytest
 
 import punctuation_model
 from tingdao.engines.punctuation import PunctuationModel
-from tingdao.pipeline.joins import joined
-from tingdao.pipeline.punctuation import Punctuator, in_full_width, punctuated
+from tingdao.text.joins import joined
+from tingdao.text.punctuation import Punctuator, in_full_width, punctuated
 from tingdao.types import Word
 
 BARE = [

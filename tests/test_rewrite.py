@@ -1,4 +1,4 @@
-from tingdao.pipeline.rewrite import Edit, edits_between, rewritten
+from tingdao.text.rewrite import Edit, edits_between, rewritten
 from tingdao.types import Correction, Segment, Word
 
 

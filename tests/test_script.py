@@ -5,8 +5,8 @@ import time
 import pytest
 
 from tingdao.errors import UnsupportedOption
-from tingdao.pipeline import script
-from tingdao.pipeline.script import in_script
+from tingdao.text import script
+from tingdao.text.script import in_script
 
 PAIRS = [
     ("zh", "这个软件的界面很好，头发发现了", "這個軟件的界面很好，頭髮發現了"),
@@ -70,8 +70,8 @@ def test_without_opencc_the_option_is_refused_with_what_to_type(monkeypatch):
 
 def test_nothing_heavy_loads_before_it_is_used():
     code = (
-        "import sys, tingdao.pipeline.numbers, tingdao.pipeline.script, tingdao.pipeline.punctuation, "
-        "tingdao.pipeline.joins\nprint([name for name in ('wetext', 'opencc', 'onnxruntime', 'yaml', 'numpy') "
+        "import sys, tingdao.text.numbers, tingdao.text.script, tingdao.text.punctuation, "
+        "tingdao.text.joins\nprint([name for name in ('wetext', 'opencc', 'onnxruntime', 'yaml', 'numpy') "
         "if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

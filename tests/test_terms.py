@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tingdao.errors import BadRequest
-from tingdao.pipeline.terms import (
+from tingdao.text.terms import (
     LONGEST_SOUND,
     LONGEST_WORD,
     MOST_SOUNDS,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tingdao.pipeline.vocabulary import CONTEXT_TERMS, Vocabulary, corrected
+from tingdao.text.vocabulary import CONTEXT_TERMS, Vocabulary, corrected
 from tingdao.types import Correction, Segment, Term, Word
 
 SENTENCES = Path(__file__).parent / "vocabulary"

@@ -5,7 +5,7 @@
 JIEBA_DICT: `jieba/dict.txt` of jieba 0.42.1 (MIT): word, count, kind of word.
 SYMSPELL_DICT: `symspellpy/frequency_dictionary_en_82_765.txt` of symspellpy 6.10.1 (MIT): word, count; made of
 SCOWL and the Google Books Ngrams.
-Written are only the words, the most frequent first; `pipeline/words.py` says how they are read.
+Written are only the words, the most frequent first; `text/words.py` says how they are read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "src/tingdao/pipeline"
+FOLDER = Path(__file__).parents[1] / "src/tingdao/text"
 HAN = re.compile(r"[\u4e00-\u9fff]{1,4}")
 CHINESE_SEEN, CHARACTER_SEEN = 20, 100
 """How often a Chinese word, and a word of one character, must have been counted."""

@@ -36,8 +36,8 @@ from tingdao.keys import KeyStore
 from tingdao.limits import MemoryLimits, SharedLimits
 from tingdao.observe import Journal, Metrics
 from tingdao.observe.traces import Traces
-from tingdao.pipeline.finish import Finishing
-from tingdao.pipeline.punctuation import Punctuator
+from tingdao.text.finish import Finishing
+from tingdao.text.punctuation import Punctuator
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
 from tingdao.settings import Settings

@@ -117,7 +117,7 @@ def transcribe(
     One recording is printed; with -o each is written to the folder under its own name.
     """
     from tingdao import app, observe
-    from tingdao.pipeline import terms
+    from tingdao.text import terms
     from tingdao.pipeline.subtitles import WRITERS
     from tingdao.settings import LogSettings
     from tingdao.types import Options

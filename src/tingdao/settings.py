@@ -400,17 +400,17 @@ class Settings(BaseSettings):
         description="Model that serves by default: a name, a folder of Qwen3-ASR, or `auto` for the best one found.",
     )
     aliases: dict[str, str] = Field(
-        default_factory=lambda: {
-            name: "default"
-            for name in (
+        default_factory=lambda: dict.fromkeys(
+            (
                 "whisper-1",
                 "gpt-transcribe",
                 "gpt-4o-transcribe",
                 "gpt-4o-mini-transcribe",
                 "qwen3-asr",
                 "qwen3-asr-flash",
-            )
-        },
+            ),
+            "default",
+        ),
         description="Model names of other services, and what they mean here; `default` is the default model.",
     )
     log: LogSettings = LogSettings()

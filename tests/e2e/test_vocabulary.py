@@ -8,7 +8,7 @@ import pytest
 
 from conftest import RECORDINGS
 from tingdao import app, settings
-from tingdao.pipeline.vocabulary import Vocabulary, corrected
+from tingdao.text.vocabulary import Vocabulary, corrected
 from tingdao.types import Options, Term
 
 CASES = {

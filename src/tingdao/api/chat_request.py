@@ -21,7 +21,7 @@ from tingdao.api.chat_fields import (
 )
 from tingdao.api.inline import Inline
 from tingdao.errors import BadRequest, ContextTooLong, UnsupportedOption
-from tingdao.pipeline import terms
+from tingdao.text import terms
 from tingdao.types import Options
 
 LONGEST_CONTEXT = 10_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from tingdao.api.forms import Fields
-from tingdao.pipeline import terms
+from tingdao.text import terms
 from tingdao.types import Options, Script, Transcript
 
 

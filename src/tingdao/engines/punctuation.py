@@ -14,7 +14,7 @@ every mark is set with the words after it in view.
 The published model takes 290 MB of memory, nearly all of it for the vectors of its 272,727 tokens; quantised, little
 less.
 
-This module knows nothing of texts: how they become tokens, and where marks go, is `pipeline.punctuation`.
+This module knows nothing of texts: how they become tokens, and where marks go, is `text.punctuation`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from tingdao.audio.spool import Spool
 from tingdao.engines.base import Ask, Engine, Recognition
 from tingdao.errors import UnsupportedOption
 from tingdao.observe import during, figures
-from tingdao.pipeline.leak import leaked
+from tingdao.text.leak import leaked
 from tingdao.pipeline.repair import CONTEXT_LEAKED, LANGUAGE_FORCED, RETRIED, split
 from tingdao.pipeline.segments import aligned_segments, segments_of
 from tingdao.types import SAMPLE_RATE, Clip, Segment, Usage

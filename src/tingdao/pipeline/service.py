@@ -25,9 +25,9 @@ from tingdao.engines.slot import Slot
 from tingdao.errors import BadRequest, EngineFailed, ModelUnavailable, UnsupportedOption
 from tingdao.languages import code_of, parse
 from tingdao.observe import Metrics, during, figures
-from tingdao.pipeline.finish import Finishing
+from tingdao.text.finish import Finishing
 from tingdao.pipeline.transcribe import Transcriber
-from tingdao.pipeline.vocabulary import Vocabulary
+from tingdao.text.vocabulary import Vocabulary
 from tingdao.types import SAMPLE_RATE, Event, Opening, Options, Progress, Segment, Transcript
 
 if TYPE_CHECKING:

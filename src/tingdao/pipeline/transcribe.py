@@ -22,7 +22,7 @@ from tingdao.audio.spool import Spool
 from tingdao.engines.base import Ask, Engine, ModelCard
 from tingdao.errors import UnsupportedOption
 from tingdao.pipeline.clip import Heard, Listener
-from tingdao.pipeline.finish import Finisher
+from tingdao.text.finish import Finisher
 from tingdao.types import SAMPLE_RATE, Event, Options, Progress, Segment, Transcript, Usage
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
     segments of a clip ─ punctuation where there is none ─ terms by sound ─ sentences joined across the clip's border
                        ─ numbers ─ script ─► finished
 
-Each step says what it changes as edits, so words and corrections stay in step (`pipeline.rewrite`). Every engine's
+Each step says what it changes as edits, so words and corrections stay in step (`text.rewrite`). Every engine's
 text goes through here, whatever the engine can do itself.
 """
 
@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from tingdao.errors import BadRequest, SetupError, UnsupportedOption
-from tingdao.pipeline.joins import Pauses, joined, settled
-from tingdao.pipeline.numbers import Numbers
-from tingdao.pipeline.punctuation import Punctuator, in_full_width, punctuated
-from tingdao.pipeline.rewrite import edits_between, rewritten
-from tingdao.pipeline.script import check_installed, in_script
-from tingdao.pipeline.vocabulary import Vocabulary, corrected
 from tingdao.settings import TermSettings, TextSettings, VocabularySettings
+from tingdao.text.joins import Pauses, joined, settled
+from tingdao.text.numbers import Numbers
+from tingdao.text.punctuation import Punctuator, in_full_width, punctuated
+from tingdao.text.rewrite import edits_between, rewritten
+from tingdao.text.script import check_installed, in_script
+from tingdao.text.vocabulary import Vocabulary, corrected
 from tingdao.types import Opening, Options, Script, Segment, Term
 
 

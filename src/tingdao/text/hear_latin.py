@@ -17,10 +17,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tingdao.pipeline.match import Match
-from tingdao.pipeline.phonetics import distance, joined, key, skeleton
-from tingdao.pipeline.units import Unit, runs
-from tingdao.pipeline.words import FUNCTION_WORDS, english
+from tingdao.text.match import Match
+from tingdao.text.phonetics import distance, joined, key, skeleton
+from tingdao.text.units import Unit, runs
+from tingdao.text.words import FUNCTION_WORDS, english
 from tingdao.types import Term
 
 MOST_UNITS = 8

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tingdao.errors import BadRequest
-from tingdao.pipeline.words import FUNCTION_CHARACTERS, FUNCTION_WORDS, chinese
+from tingdao.text.words import FUNCTION_CHARACTERS, FUNCTION_WORDS, chinese
 from tingdao.types import Term
 
 MOST_TERMS = 1_000

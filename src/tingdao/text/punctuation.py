@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tingdao.languages import UNSPACED
-from tingdao.pipeline.function_words import BY_LANGUAGE, NO_WORDS
+from tingdao.text.function_words import BY_LANGUAGE, NO_WORDS
 from tingdao.types import Word
 
 if TYPE_CHECKING:

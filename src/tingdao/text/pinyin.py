@@ -7,7 +7,7 @@ import unicodedata
 from functools import cache
 from itertools import groupby
 
-from tingdao.pipeline.words import chinese
+from tingdao.text.words import chinese
 
 MOST_READINGS = 3
 """Of a character: the rest are archaic."""

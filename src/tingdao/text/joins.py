@@ -14,7 +14,7 @@ The sentence goes on, for a pause shorter than the seconds given (`Pauses`),
 - where the recording was cut without any pause (`NONE`); where there are capitals, only before a word without one or
   a word that far more often stands within a sentence: in, which, was.
 Then a full stop or ellipsis there goes away, and the next word loses its capital if that word is one of the
-language's little words (`pipeline.function_words`), or stands without a capital elsewhere in the two texts. Names,
+language's little words (`text.function_words`), or stands without a capital elsewhere in the two texts. Names,
 I, acronyms and German nouns never do.
 
 In Chinese, a full stop between the halves of one thought (因为…。所以…; …的时候。…) becomes a comma (`CUT`).
@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from tingdao.languages import UNSPACED
-from tingdao.pipeline.function_words import BY_LANGUAGE, NO_WORDS, FunctionWords
-from tingdao.pipeline.rewrite import Edit
+from tingdao.text.function_words import BY_LANGUAGE, NO_WORDS, FunctionWords
+from tingdao.text.rewrite import Edit
 
 
 class Pauses:

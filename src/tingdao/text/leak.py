@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from tingdao.pipeline.words import FUNCTION_WORDS
+from tingdao.text.words import FUNCTION_WORDS
 
 FASTEST = 12.0
 """Chinese characters, or words, a second that nobody says: hurried speech has about 8 characters."""

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tingdao.languages import UNSPACED
-from tingdao.pipeline.hear_chinese import ChineseTerms
-from tingdao.pipeline.hear_latin import LatinTerms
-from tingdao.pipeline.match import chosen
-from tingdao.pipeline.rewrite import Edit, rewritten
-from tingdao.pipeline.units import runs
+from tingdao.text.hear_chinese import ChineseTerms
+from tingdao.text.hear_latin import LatinTerms
+from tingdao.text.match import chosen
+from tingdao.text.rewrite import Edit, rewritten
+from tingdao.text.units import runs
 from tingdao.types import Correction, Segment, Term
 
 CONTEXT_TERMS = 20

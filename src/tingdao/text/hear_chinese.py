@@ -20,10 +20,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from tingdao.pipeline.match import Match
-from tingdao.pipeline.pinyin import accented, close, read, readings, syllables, tones
-from tingdao.pipeline.units import Unit, runs
-from tingdao.pipeline.words import FUNCTION_CHARACTERS, chinese
+from tingdao.text.match import Match
+from tingdao.text.pinyin import accented, close, read, readings, syllables, tones
+from tingdao.text.units import Unit, runs
+from tingdao.text.words import FUNCTION_CHARACTERS, chinese
 from tingdao.types import Term
 
 SYLLABLES_TO_A_SLIP = 3
