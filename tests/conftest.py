@@ -19,10 +19,11 @@ from tingdao.engines.base import Ask, ModelCard, Partial, Recognition
 from tingdao.engines.offer import Offer
 from tingdao.engines.registry import Registry
 from tingdao.observe import Metrics
-from tingdao.text.finish import Finishing
+from tingdao.pipeline.load import Load
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
 from tingdao.settings import Settings
+from tingdao.text.finish import Finishing
 from tingdao.types import Clip, Usage
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -88,14 +89,16 @@ class Client:
         self.engine = engines[0]
         offers = [Offer(engine.card.name, lambda engine=engine: engine) for engine in engines]
         decoder = Decoder(settings.audio, settings.temporary_dir)
+        registry = Registry(offers, settings.aliases, settings.models, settings.routing)
         self.service = Service(
-            registry=Registry(offers, settings.aliases, settings.models, settings.routing),
+            registry=registry,
             aligner=None,
             decoder=decoder,
             transcriber=Transcriber(SpeechDetector(settings.audio), settings.audio.clip_limit_s),
             finishing=Finishing(settings.text, settings.vocabulary),
             fetcher=Fetcher(settings.fetch),
             metrics=Metrics(),
+            load=Load(lambda: registry.full),
         )
         self.app = app.create_app(settings, self.service)
         self._kept: tuple[asyncio.Runner, httpx2.AsyncClient] | None = None

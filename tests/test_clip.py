@@ -12,6 +12,7 @@ from tingdao.engines.base import Ask, Recognition
 from tingdao.errors import UnsupportedOption
 from tingdao.pipeline.clip import Listener
 from tingdao.pipeline.segments import aligned_segments
+from tingdao.turns import Turns
 from tingdao.types import Segment, Usage, Word
 
 S = 16_000
@@ -37,7 +38,7 @@ def span(*speech, start=0, end=30):
 
 
 def hear(engine, clip, aligner=None, *, ask=None, languages=(), must_time=True):
-    listener = Listener(FakeSpool(), engine, ask or Ask(), languages, aligner, must_time)
+    listener = Listener(FakeSpool(), engine, Turns(2).lane("a"), ask or Ask(), languages, aligner, must_time)
     return asyncio.run(listener.hear(clip))
 
 

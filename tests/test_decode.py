@@ -19,6 +19,7 @@ import media
 from tingdao.audio.decode import Decoder
 from tingdao.audio.job import Limits
 from tingdao.audio.render import Output
+from tingdao.caller import Caller, caller
 from tingdao.errors import BrokenAudio, EmptyAudio, NotAudio, StorageFull, TingdaoError, TooLong, Unavailable
 from tingdao.settings import AudioSettings
 from tingdao.types import SAMPLE_RATE
@@ -817,3 +818,50 @@ def test_damaged_files_end_in_sound_or_in_words(run, decoder, name):
 )
 def test_many_more_damaged_files(run, decoder, name):
     run(fuzz(decoder, name, count=400, seed=11))
+
+
+@linux
+def test_long_recordings_leave_their_places_to_short_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr("tingdao.audio.decode.LONG", 0.2)
+
+    async def main():
+        decoder = Decoder(AudioSettings(reserve_mib=0, decoders=1, decode_stall_s=60), tmp_path)
+        try:
+            with stored(media.silence(hours=1)) as file:
+                async with decoder.open(file), decoder.open(file):
+                    for child in children(decoder):
+                        os.kill(child, signal.SIGSTOP)  # as long as recordings get
+                    waiting = asyncio.create_task(whole(decoder, media.recording("flac")))
+                    await asyncio.sleep(0.5)
+                    assert not waiting.done()  # two work: one with a place, and one beside
+                    for child in children(decoder):
+                        os.kill(child, signal.SIGCONT)
+                    assert len(await waiting) == media.SECONDS * SAMPLE_RATE
+        finally:
+            await decoder.close()
+
+    asyncio.run(main())
+
+
+@linux
+def test_a_caller_with_many_recordings_does_not_keep_out_one_with_one(tmp_path):
+    async def main():
+        decoder = Decoder(AudioSettings(reserve_mib=0, decoders=1), tmp_path)
+        order = []
+
+        async def one(who: str) -> None:
+            account = Caller()
+            account.address = who
+            caller.set(account)
+            await whole(decoder, media.recording("flac"))
+            order.append(who)
+
+        try:
+            many = [asyncio.create_task(one("many")) for _ in range(12)]
+            await asyncio.sleep(0)
+            await asyncio.gather(*many, asyncio.create_task(one("single")))
+        finally:
+            await decoder.close()
+        return order
+
+    assert asyncio.run(main()).index("single") <= 3

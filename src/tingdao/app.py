@@ -36,11 +36,12 @@ from tingdao.keys import KeyStore
 from tingdao.limits import MemoryLimits, SharedLimits
 from tingdao.observe import Journal, Metrics
 from tingdao.observe.traces import Traces
-from tingdao.text.finish import Finishing
-from tingdao.text.punctuation import Punctuator
+from tingdao.pipeline.load import Load
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
 from tingdao.settings import Settings
+from tingdao.text.finish import Finishing
+from tingdao.text.punctuation import Punctuator
 from tingdao.tickets import Tickets
 from tingdao.usage import Ledger
 
@@ -57,14 +58,16 @@ def build(settings: Settings) -> Service:
     prepare_state(settings)
     decoder = Decoder(settings.audio, settings.temporary_dir)
     aligner = aligner_offer(settings)
+    registry = Registry(offers(settings), aliases(settings), settings.models, settings.routing)
     return Service(
-        registry=Registry(offers(settings), aliases(settings), settings.models, settings.routing),
+        registry=registry,
         aligner=Slot(aligner, canary.times) if aligner else None,
         decoder=decoder,
         transcriber=Transcriber(SpeechDetector(settings.audio), settings.audio.clip_limit_s),
         finishing=Finishing(settings.text, settings.vocabulary, punctuator(settings)),
         fetcher=Fetcher(settings.fetch),
         metrics=Metrics(),
+        load=Load(lambda: registry.full),
     )
 
 

@@ -41,6 +41,13 @@ class Caller:
     """Name of the key; None without one."""
     admin: bool = True
     """Whether the caller may operate the service."""
+    address: str = ""
+    """Where the caller is; an IPv6 network of /64 is one address. Empty on the command line."""
+
+    @property
+    def party(self) -> str:
+        """Whom to be fair to: the key, or without one the address."""
+        return self.name or self.address
 
     def allowed(self, models: list[str]) -> list[str]:
         """Those of these models (real names, no aliases) that the caller may use.

@@ -147,6 +147,7 @@ class Access:
             await self._admit(scope, visit)
         except TingdaoError as refusal:
             visit.refusal = refusal
+        visit.caller.address = _address(scope)
         return visit
 
     async def _admit(self, scope: Scope, visit: Visit) -> None:

@@ -24,9 +24,11 @@ from typing import Any, BinaryIO, Final
 
 from tingdao.audio.job import Job, Limits
 from tingdao.audio.spool import Spool
+from tingdao.caller import caller
 from tingdao.errors import BrokenAudio, EmptyAudio, NotAudio, StorageFull, TingdaoError, TooLong, Unavailable
 from tingdao.observe import during
 from tingdao.settings import MIB, AudioSettings
+from tingdao.turns import Lane, Turns
 from tingdao.types import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ CLOSING: Final = 5.0
 """Seconds that the fork server has to end."""
 STARTING: Final = 30.0
 """Seconds that a child has to come to life; on a busy machine the fork server may just be starting."""
+LONG: Final = 3.0
+"""Seconds after which a decoder leaves its place to others, where it can, and works on beside them."""
 LINE: Final = 65_536
 """Bytes that no report has."""
 
@@ -58,12 +62,12 @@ class Decoder:
             cpu=math.ceil(settings.decode_timeout_s) + 1,
             reserve=settings.reserve_mib * MIB,
         )
-        self._slots = asyncio.Semaphore(settings.decoders)
+        self._places = _Places(settings.decoders)
         self._server: _ForkServer | None = None
 
     def start(self) -> None:
         """Start the fork server, so that the first recording does not wait for it; returns at once."""
-        self._slots = asyncio.Semaphore(self._settings.decoders)
+        self._places = _Places(self._settings.decoders)
         self._server = _ForkServer()
 
     async def close(self) -> None:
@@ -76,16 +80,16 @@ class Decoder:
     async def open(self, source: BinaryIO) -> AsyncIterator[Spool]:
         """Decode a regular file; within the block its samples can be read while they come.
 
-        At most `settings.decoders` recordings are decoded at once; others wait here for their turn.
+        Others wait here for their turn while `settings.decoders` recordings are being decoded. It is fair between
+        callers, and long recordings do not keep out short ones; see `_Places`.
         Raises StorageFull, Unavailable. What is wrong with the recording comes out of `Spool.wait_for`.
         """
-        slots = self._slots
         with during("queue"):
-            await slots.acquire()
+            place = await self._places.take(os.fstat(source.fileno()).st_size)
         try:
-            work = await self._begin(source, slots.release)
+            work = await self._begin(source, place.leave)
         except BaseException:
-            slots.release()
+            place.leave()
             raise
         try:
             yield work.spool
@@ -116,6 +120,44 @@ class Decoder:
             log.error("A decoder cannot be started: %s", error)
             raise Unavailable("No decoder can be started right now. Try again.", retry_after=1) from None
         return _Work(spool, reports, leash, self._server, self._settings, ended)
+
+
+class _Places:
+    """How many decoders run at once, and who is next.
+
+    A long recording takes minutes. So after a few seconds its decoder leaves its place to the next one and works on
+    beside them, where fewer than `count` do so already: there are 2 `count` decoders at most.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._turns = Turns(count)
+        self._beside = asyncio.Semaphore(count)
+
+    async def take(self, size: int) -> _Place:
+        """Wait for a place. size: of the recording, in bytes."""
+        lane = self._turns.lane(caller.get().party)
+        await lane.take(1 + size / MIB)
+        return _Place(lane, self._beside)
+
+
+class _Place:
+    """One decoder's place, until it ends."""
+
+    def __init__(self, lane: Lane, beside: asyncio.Semaphore) -> None:
+        self._leave = lane.give_back
+        self._beside = beside
+        self._moving = asyncio.create_task(self._move())
+
+    def leave(self) -> None:
+        """Give it to the next."""
+        self._moving.cancel()
+        self._leave()
+
+    async def _move(self) -> None:
+        await asyncio.sleep(LONG)
+        await self._beside.acquire()
+        self._leave()
+        self._leave = self._beside.release
 
 
 class _ForkServer:

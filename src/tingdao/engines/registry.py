@@ -23,7 +23,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from tingdao.engines import canary, routing
@@ -33,6 +33,7 @@ from tingdao.engines.routing import Load
 from tingdao.engines.slot import Slot, State
 from tingdao.errors import Conflict, EngineFailed, ModelNotFound, SetupError
 from tingdao.settings import ModelsSettings, Route, RoutingSettings
+from tingdao.turns import Turns
 from tingdao.types import Clip
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ FAILURES = 3
 """So many failed calls in a row and routes avoid a model."""
 AVOIDED_SECONDS = 30.0
 """For how long, before a request may find out whether it works again."""
+AHEAD = 8
+"""One clip in `AHEAD` (at least one) goes to an engine beyond its width, so that it never waits for the next."""
 
 T = TypeVar("T")
 
@@ -56,7 +59,7 @@ class ModelState:
 
     reason: in words, why it failed. card: known while it is loaded.
     since: when it was loaded, in seconds of the epoch. reloading: whether a new version is being loaded beside it.
-    kept: whether it stays loaded. recordings, calls: at work with it. waiting: calls past what it does side by side.
+    kept: whether it stays loaded. recordings, calls: at work with it. waiting: clips past what it does side by side.
     retiring: replaced versions that finish their last calls. memory: bytes that it takes, roughly; 0 is unknown.
     """
 
@@ -128,7 +131,7 @@ class Registry:
     # Using them.
 
     @asynccontextmanager
-    async def lease(self, name: str | None = None) -> AsyncIterator[Engine]:
+    async def lease(self, name: str | None = None) -> AsyncIterator[Lent]:
         """The engine of a model for one recording, loaded if it was not; it is not unloaded before the block ends.
 
         It may be replaced meanwhile: every call runs on the version that serves then.
@@ -136,12 +139,19 @@ class Registry:
         """
         served = self._served[self.resolve(name)]
         async with served.slot.visit() as engine:
-            yield _Lent(served, engine.card)
+            served.turns.resize(_turns(engine.card))
+            yield Lent(served, engine.card)
 
     async def engine(self, name: str | None = None) -> Engine:
         """The engine of a model as `lease` gives it, except that it may be unloaded between two calls."""
         async with self.lease(name) as engine:
             return engine
+
+    @property
+    def full(self) -> bool:
+        """Whether a clip that came now would wait, whichever model it is for."""
+        loaded = [served for served in self._served.values() if served.slot.model]
+        return bool(loaded) and all(served.turns.waiting for served in loaded)
 
     def start(self) -> None:
         """Begin to load what is to be kept, without waiting for it."""
@@ -346,9 +356,10 @@ class _Plan:
 
 @dataclass(eq=False, slots=True)
 class _Served:
-    """A slot, and how the calls on it went of late. failed: when the last one failed (monotonic)."""
+    """A slot, whose turn it is at it, and how calls went of late. failed: when the last one failed (monotonic)."""
 
     slot: Slot[Engine]
+    turns: Turns = field(default_factory=lambda: Turns(1))
     failures: int = 0
     failed: float = 0.0
 
@@ -357,7 +368,7 @@ class _Served:
         """What routes want to know."""
         failing = self.failures >= FAILURES and time.monotonic() < self.failed + AVOIDED_SECONDS
         model = self.slot.model
-        waiting = max(0, self.slot.calls - model.card.width) if model else self.slot.recordings
+        waiting = max(0, self.slot.calls - model.card.width) + self.turns.waiting if model else self.slot.recordings
         return Load(up=not failing and not self.slot.down, waiting=waiting)
 
     @asynccontextmanager
@@ -372,11 +383,14 @@ class _Served:
             self.failures = 0
 
 
-class _Lent:
-    """An engine by its name: each call holds the version that serves then, and keeps it from being closed."""
+class Lent:
+    """An engine by its name: each call holds the version that serves then, and keeps it from being closed.
+
+    turns: where clips wait for it; the same for all versions.
+    """
 
     def __init__(self, served: _Served, card: ModelCard) -> None:
-        self._served, self.card = served, card
+        self._served, self.card, self.turns = served, card, served.turns
 
     async def recognise(self, clip: Clip, ask: Ask) -> Recognition:
         """As the engine does. Also raises ModelUnavailable."""
@@ -394,3 +408,8 @@ class _Lent:
 
     async def close(self) -> None:
         """Nothing: the registry closes engines."""
+
+
+def _turns(card: ModelCard) -> int:
+    """How many clips may be at an engine at once."""
+    return card.width + max(1, card.width // AHEAD)

@@ -6,6 +6,7 @@ This is the one place that asks engines. It knows nothing of other clips, of dec
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ from tingdao.audio.spool import Spool
 from tingdao.engines.base import Ask, Engine, Recognition
 from tingdao.errors import UnsupportedOption
 from tingdao.observe import during, figures
-from tingdao.text.leak import leaked
 from tingdao.pipeline.repair import CONTEXT_LEAKED, LANGUAGE_FORCED, RETRIED, split
 from tingdao.pipeline.segments import aligned_segments, segments_of
+from tingdao.text.leak import leaked
+from tingdao.turns import Lane
 from tingdao.types import SAMPLE_RATE, Clip, Segment, Usage
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Heard:
 class Listener:
     """How the clips of one recording are heard.
 
+    lane: where they wait for their turn at the engine; only a clip that has its turn is read into memory.
     languages: the only ones that may be detected, the likeliest first; empty for any.
     aligner: times the words where the engine does not; None where none are needed.
     must_time: whether text that the aligner cannot time is an error; else it stays without words.
@@ -45,6 +48,7 @@ class Listener:
 
     spool: Spool
     engine: Engine
+    lane: Lane
     ask: Ask
     languages: tuple[str, ...] = ()
     aligner: Aligner | None = None
@@ -52,9 +56,12 @@ class Listener:
 
     async def hear(self, span: ClipSpan, splits: int = MOST_SPLITS) -> Heard:
         """Recognise a clip. Raises what the engine and the aligner raise."""
-        samples = await asyncio.to_thread(self.spool.read, span.start, span.end)
-        clip = Clip(samples, span.start / SAMPLE_RATE)
-        recognition, flags = await self._recognised(clip, span)
+        async with AsyncExitStack() as turn:
+            with during("queue"):
+                await turn.enter_async_context(self.lane.turn((span.end - span.start) / SAMPLE_RATE))
+            samples = await asyncio.to_thread(self.spool.read, span.start, span.end)
+            clip = Clip(samples, span.start / SAMPLE_RATE)
+            recognition, flags = await self._recognised(clip, span)
         parts = split(span) if splits and recognition.ended != "stop" else None
         if parts is None:
             segments = await self._timed(span, clip, recognition)

@@ -25,8 +25,9 @@ from tingdao.engines.slot import Slot
 from tingdao.errors import BadRequest, EngineFailed, ModelUnavailable, UnsupportedOption
 from tingdao.languages import code_of, parse
 from tingdao.observe import Metrics, during, figures
-from tingdao.text.finish import Finishing
+from tingdao.pipeline.load import Load
 from tingdao.pipeline.transcribe import Transcriber
+from tingdao.text.finish import Finishing
 from tingdao.text.vocabulary import Vocabulary
 from tingdao.types import SAMPLE_RATE, Event, Opening, Options, Progress, Segment, Transcript
 
@@ -47,6 +48,7 @@ class Service:
     finishing: Finishing
     fetcher: Fetcher
     metrics: Metrics
+    load: Load
 
     async def start(self) -> None:
         """Begin to load the models to be kept and warm up the decoder; returns at once."""
@@ -66,13 +68,14 @@ class Service:
 
         Raises QuotaExceeded as soon as the recording is known to be longer than the caller's quota.
         """
-        with caller.get().work() as work:
+        with caller.get().work() as work, self.load.recording() as recording:
             async with aclosing(self._run(source, model, options)) as events:
                 async for event in events:
                     if isinstance(event, Progress):
                         figures.get().audio = event.done
                         work.reserve(event.total)
                         work.reach(event.done)
+                        self.load.progress(recording, event.done, event.total)
                     yield event
 
     async def _run(self, source: BinaryIO, model: str | None, options: Options) -> AsyncGenerator[Event, None]:
@@ -125,10 +128,11 @@ class Service:
             figures.get().model = model
             with during("queue", model=model):
                 engine = await held.enter_async_context(self.registry.lease(model))
+            lane = engine.turns.lane(caller.get().party)
             options = _with_languages(options, engine.card.languages)
             aligner = await self._aligner(held, engine.card, options)
             finisher = await asyncio.to_thread(self.finishing.finisher, options, vocabulary)
-            async with aclosing(self.transcriber.run(spool, engine, options, finisher, aligner)) as events:
+            async with aclosing(self.transcriber.run(spool, engine, lane, options, finisher, aligner)) as events:
                 async for event in events:
                     yield event
 

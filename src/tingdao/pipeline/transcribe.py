@@ -23,6 +23,7 @@ from tingdao.engines.base import Ask, Engine, ModelCard
 from tingdao.errors import UnsupportedOption
 from tingdao.pipeline.clip import Heard, Listener
 from tingdao.text.finish import Finisher
+from tingdao.turns import Lane
 from tingdao.types import SAMPLE_RATE, Event, Options, Progress, Segment, Transcript, Usage
 
 if TYPE_CHECKING:
@@ -40,11 +41,18 @@ class Transcriber:
     clip_limit: float
 
     async def run(
-        self, spool: Spool, engine: Engine, options: Options, finisher: Finisher, aligner: Aligner | None = None
+        self,
+        spool: Spool,
+        engine: Engine,
+        lane: Lane,
+        options: Options,
+        finisher: Finisher,
+        aligner: Aligner | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Transcribe a recording; the last item is the whole `Transcript`.
 
         spool: the decoded recording, which may still grow.
+        lane: where its clips wait for their turn at the engine.
         finisher: a fresh one, whose terms go into the context of engines that take one.
         aligner: times words where the engine does not.
         Closing the iterator frees the engine.
@@ -59,7 +67,7 @@ class Transcriber:
         limit = min(self.clip_limit, engine.card.clip_limit)
         try:
             async with aclosing(clips(spool, self.detector, limit)) as spans:
-                listener = Listener(spool, engine, ask, options.languages, aligner, must_time=options.words)
+                listener = Listener(spool, engine, lane, ask, options.languages, aligner, must_time=options.words)
                 more = True
                 while more or at_work:
                     # One clip more than the engine works on, so that it never waits for us.
