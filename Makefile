@@ -36,7 +36,7 @@ bench: .venv/tools  ## front-end speed and accuracy on this machine
 
 lock: .venv/tools  ## renew constraints.txt from pyproject.toml
 	$(PIP) install -q uv
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra embedded --extra dev --extra qwen --extra japanese --override tools/lock-overrides.txt pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra embedded --extra dev --extra qwen --extra japanese --extra cpu --extra text --extra postgres --extra otel --override tools/lock-overrides.txt pyproject.toml -o constraints.txt
 
 clean:           ## remove the environment
 	rm -rf .venv

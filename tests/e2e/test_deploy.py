@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -99,7 +100,9 @@ def test_one_instance_stops_and_the_other_serves(proxied, recordings):
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
 def test_dockerfiles_pass_hadolint(name):
-    checked = subprocess.run(["hadolint", DEPLOY / name], capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), DEPLOY / name], capture_output=True, text=True, check=False
+    )
     assert checked.returncode == 0, checked.stdout
 
 
