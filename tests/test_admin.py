@@ -11,7 +11,7 @@ from conftest import FakeEngine
 from tingdao import cli, remote
 from tingdao.engines.base import Recognition
 from tingdao.engines.offer import Offer
-from tingdao.errors import SetupError
+from tingdao.errors import EngineFailed, SetupError
 
 
 def talk(client, work):
@@ -39,7 +39,11 @@ class TestStatus:
         assert status["version"] == tingdao.__version__
         assert status["uptime_s"] >= 0
         assert status["memory_bytes"] > 10_000_000
-        assert status["queue"] == {"requests": 0, "recordings": 0, "calls": 0, "waiting": 0}
+        assert status["queue"] == {
+            "requests": 0, "recordings": 0, "calls": 0, "waiting": 0, "audio_s": 0.0, "speed": None, "wait_s": 0.0
+        }  # fmt: skip
+        assert status["disk_free_bytes"] > 0
+        assert (status["requests"], status["troubles"], status["gpus"], status["aligner"]) == ([], [], [], None)
         a, b = status["models"]
         since = a.pop("loaded_since")
         assert since > 1_600_000_000
@@ -55,13 +59,38 @@ class TestStatus:
             files = {"file": (recordings / "cards_001.flac").read_bytes()}
             sent = [asyncio.create_task(http.post("/api/v1/transcribe", files=files)) for _ in range(4)]
             async with asyncio.timeout(20):
-                while (status := (await http.get("/admin/status")).json())["queue"]["calls"] < 4:  # noqa: ASYNC110  polled as an operator does
+                while (status := (await http.get("/admin/status")).json())["queue"]["waiting"] < 2:  # noqa: ASYNC110  polled as an operator does
                     await asyncio.sleep(0.01)
             two.engine.hold.set()
             await asyncio.gather(*sent)
             return status
 
-        assert talk(two, work)["queue"] == {"requests": 4, "recordings": 4, "calls": 4, "waiting": 2}
+        status = talk(two, work)
+        # One clip more than the model does side by side is handed to it, so that it never waits for the next.
+        assert {name: status["queue"][name] for name in ("requests", "recordings", "calls", "waiting")} == {
+            "requests": 4, "recordings": 4, "calls": 3, "waiting": 2
+        }  # fmt: skip
+        assert [each["path"] for each in status["requests"]] == ["/api/v1/transcribe"] * 4
+        assert sorted(each["stages"] for each in status["requests"]) == [["queue"], *[["recognise"]] * 3]
+        assert {each["model"] for each in status["requests"]} == {"a"}
+        assert all(each["seconds"] >= 0 and len(each["request_id"]) == 32 for each in status["requests"])
+
+    def test_remembers_what_failed_through_its_own_fault(self, two, recordings):
+        async def work(http):
+            two.engine.fail = EngineFailed("The model failed.")
+            files = {"file": (recordings / "cards_001.flac").read_bytes()}
+            for identity in ("first", "second"):
+                await http.post("/api/v1/transcribe?model=a", files=files, headers={"x-request-id": identity})
+            await http.post("/api/v1/transcribe", files={"file": b"no recording"})
+            return (await http.get("/admin/status")).json()["troubles"]
+
+        second, first = talk(two, work)
+        assert first.pop("at") <= second.pop("at")
+        assert (first["request_id"], second["request_id"]) == ("first", "second")
+        assert second | {"request_id": ""} == {
+            "request_id": "", "key": None, "route": "/api/v1/transcribe", "model": "a", "status": 500,
+            "error": "engine_failed",
+        }  # fmt: skip
 
     def test_says_why_a_model_is_not_there(self, two):
         async def work(http):

@@ -36,6 +36,7 @@ from tingdao.keys import KeyStore
 from tingdao.limits import MemoryLimits, SharedLimits
 from tingdao.observe import Journal, Metrics
 from tingdao.observe.traces import Traces
+from tingdao.pipeline.gauges import Gauges
 from tingdao.pipeline.load import Load
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
@@ -210,6 +211,7 @@ def create_app(settings: Settings, service: Service, traces: Traces | None = Non
     """The ASGI application around a service; it starts and stops the service with itself, and ends the traces."""
     access = door(settings, service.metrics)
     journal = Journal(service.metrics, traces, transcripts=settings.log.transcripts)
+    service.metrics.registry.register(Gauges(service, settings.state_dir))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -232,7 +234,7 @@ def create_app(settings: Settings, service: Service, traces: Traces | None = Non
         redoc_url=None,
     )
     api.include_router(accounts.router(access))
-    api.include_router(admin.router(service))
+    api.include_router(admin.router(service, journal, settings.state_dir))
     api.include_router(native.router(service))
     api.include_router(openai.router(service))
     api.include_router(chat.router(service))

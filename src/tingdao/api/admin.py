@@ -6,8 +6,11 @@ only what the settings offer can be loaded.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -19,10 +22,13 @@ from tingdao.engines import memory
 from tingdao.engines.registry import ModelState
 from tingdao.engines.slot import State
 from tingdao.errors import BadRequest, ReloadFailed, SetupError, TooLarge
+from tingdao.observe import Figures, Journal
 from tingdao.pipeline.service import Service
 
 MOST_BYTES = 4096
 """Of a request: there is no more to say than a name."""
+MOST_REQUESTS = 100
+"""Requests that the status shows."""
 
 
 class ModelChoice(BaseModel):
@@ -65,6 +71,42 @@ class Queue(BaseModel):
     recordings: int
     calls: int
     waiting: int
+    audio_s: float = Field(description="Audio in work that is still to be recognised, as far as is known.")
+    speed: float | None = Field(description="Seconds of audio recognised per second lately; null before it is known.")
+    wait_s: float = Field(description="How long a newcomer would wait for its first clip.")
+
+
+class RequestStatus(BaseModel):
+    """One request in work."""
+
+    request_id: str
+    key: str | None = Field(description="Name of its key.")
+    path: str
+    model: str | None
+    seconds: float = Field(description="Since it began.")
+    audio_s: float = Field(description="Audio recognised so far.")
+    stages: list[str] = Field(description="What it is at: `queue`, `decode`, `recognise`, `align`.")
+
+
+class TroubleStatus(BaseModel):
+    """A request that failed through a fault of the service."""
+
+    at: float = Field(description="When, in seconds of the epoch.")
+    request_id: str = Field(description="The log has more about it.")
+    key: str | None
+    route: str
+    model: str | None
+    status: int
+    error: str | None
+
+
+class GpuStatus(BaseModel):
+    """Memory of one GPU."""
+
+    number: int
+    used: int = Field(description="Bytes taken, by whomever.")
+    reserved: int = Field(description="Bytes that this service holds.")
+    total: int
 
 
 class Status(BaseModel):
@@ -73,12 +115,17 @@ class Status(BaseModel):
     version: str
     uptime_s: float
     memory_bytes: int = Field(description="Resident memory of the process.")
+    disk_free_bytes: int = Field(description="Free on the disk of the state folder.")
     queue: Queue
     models: list[ModelStatus]
+    aligner: State | None = Field(description="How far the aligner is; null without one.")
+    gpus: list[GpuStatus] = Field(description="GPUs that the models are on.")
+    requests: list[RequestStatus] = Field(description="In work now, the oldest first; at most the oldest 100.")
+    troubles: list[TroubleStatus] = Field(description="The last requests that failed with 5xx, the latest first.")
 
 
-def router(service: Service) -> APIRouter:
-    """The routes of the operators."""
+def router(service: Service, journal: Journal, folder: Path) -> APIRouter:
+    """The routes of the operators. folder: the state folder."""
     routes = APIRouter(prefix="/admin", tags=["operators"], responses=errors_of(OpenAIError))
     registry = service.registry
     began = time.monotonic()
@@ -86,18 +133,27 @@ def router(service: Service) -> APIRouter:
     @routes.get("/status", summary="What goes on", response_model=Status)
     async def status() -> Status:
         models = [_model(state, default=state.name == registry.default) for state in registry.states()]
-        requests = service.metrics.registry.get_sample_value("tingdao_in_flight") or 0
+        load = service.load
+        working = sorted((each for each in journal.running if each.method != "GET"), key=lambda each: each.began)
         return Status(
             version=tingdao.__version__,
             uptime_s=round(time.monotonic() - began, 1),
             memory_bytes=memory.resident(),
+            disk_free_bytes=shutil.disk_usage(folder).free,
             queue=Queue(
-                requests=int(requests),
+                requests=len(working),
                 recordings=sum(model.recordings for model in models),
                 calls=sum(model.calls for model in models),
                 waiting=sum(model.waiting for model in models),
+                audio_s=round(load.seconds, 1),
+                speed=round(load.speed, 2) if load.speed else None,
+                wait_s=round(load.wait, 1),
             ),
             models=models,
+            aligner=service.aligner.state if service.aligner else None,
+            gpus=[GpuStatus(**asdict(gpu)) for gpu in memory.gpus()],
+            requests=[_request(each) for each in working[:MOST_REQUESTS]],
+            troubles=[TroubleStatus(**asdict(each)) for each in reversed(journal.troubles)],
         )
 
     @routes.post("/reload-model", summary="Load a model anew while it serves", response_model=Changed, **_BODY)
@@ -146,6 +202,18 @@ async def _choice(request: Request) -> ModelChoice:
         raise BadRequest(
             f'The request is wrong ({why}). Send nothing, or {{"model": "NAME"}}.', param="model"
         ) from None
+
+
+def _request(each: Figures) -> RequestStatus:
+    return RequestStatus(
+        request_id=each.id,
+        key=each.key,
+        path=each.path,
+        model=each.model,
+        seconds=round(each.elapsed, 1),
+        audio_s=round(each.audio, 1),
+        stages=list(each.stages),
+    )
 
 
 def _model(state: ModelState, *, default: bool) -> ModelStatus:

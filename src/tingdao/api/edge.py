@@ -20,10 +20,11 @@ from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tingdao.api.access import Access
+from tingdao.api.admission import KIB, Admission, Place, Upload
 from tingdao.caller import caller
-from tingdao.errors import Overloaded, QuotaExceeded, TingdaoError, TooLarge, UploadTimeout
+from tingdao.errors import DeadlineExceeded, QuotaExceeded, Stopping, TingdaoError, TooLarge, UploadTimeout
 from tingdao.observe import Figures, Journal
-from tingdao.settings import MIB, ServerSettings
+from tingdao.settings import MIB
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ LINGER_BYTES = 64 * MIB
 LINGER_SECONDS = 2.0
 
 POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
+
+PLACE = "tingdao.place"
+"""Where the scope holds the `Place` of a request, for answers that come bit by bit."""
 
 
 class NativeError(BaseModel):
@@ -103,9 +107,10 @@ class _Exchange:
     """One request and its response, as the edge sees them."""
 
     figures: Figures
-    received: int = 0
+    upload: Upload
     body_done: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
+    started: bool = False
     answered: bool = False
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # of the response, beside the application's
     status: int = 499  # what is logged when the client leaves before there is one
@@ -115,13 +120,12 @@ class _Exchange:
 class Edge:
     """The middleware around `app`, the application with all dialects."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, journal: Journal, access: Access) -> None:
+    def __init__(self, app: ASGIApp, admission: Admission, journal: Journal, access: Access) -> None:
         self._app = app
-        self._settings = settings
+        self._admission = admission
         self._journal = journal
         self._metrics = journal.metrics
         self._access = access
-        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -129,23 +133,25 @@ class Edge:
             await self._app(scope, receive, send)
             return
         method = scope.get("method", "WEBSOCKET")
-        exchange = _Exchange(self._journal.open(_request_id(scope), method, scope["path"], dict(scope["headers"])))
+        figures = self._journal.open(_request_id(scope), method, scope["path"], dict(scope["headers"]))
+        exchange = _Exchange(figures, Upload(self._admission.settings.min_upload_kib_s * KIB))
         try:
             await self._exchange(exchange, scope, receive, send)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            self._journal.close(exchange.figures, route, exchange.status, exchange.error, exchange.received)
+            self._journal.close(exchange.figures, route, exchange.status, exchange.error, exchange.upload.received)
 
     async def _exchange(self, exchange: _Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         visit = await self._access.admit(scope)
-        exchange.figures.key, exchange.headers = visit.caller.name, visit.headers
+        exchange.figures.key, exchange.figures.client = visit.caller.name, visit.caller.address
+        exchange.headers = visit.headers
         caller.set(visit.caller)
         if scope["type"] == "websocket":
             await self._socket(exchange, visit.refusal, scope, receive, send)
             return
 
         async def watched_send(message: Message) -> None:
-            _note_response(exchange, message)
+            _note_response(exchange, message, closing=self._admission.stopping)
             await send(message)
 
         async def watched_receive() -> Message:
@@ -154,13 +160,12 @@ class Edge:
         try:
             if visit.refusal:
                 await answer(visit.refusal, scope["path"])(scope, receive, watched_send)
-            elif scope["method"] != "POST":
+            elif not self._admission.concerns(scope):
                 await self._app(scope, watched_receive, watched_send)
-            elif self._in_flight >= self._settings.max_in_flight:
-                refusal = Overloaded("As many requests as allowed are in work already. Try again soon.", retry_after=5)
-                await answer(refusal, scope["path"])(scope, receive, watched_send)
             else:
                 await self._work(exchange, scope, receive, watched_receive, watched_send)
+        except TingdaoError as refusal:
+            await answer(refusal, scope["path"])(scope, receive, watched_send)
         except Exception:
             # The application has answered with an error already; it comes up here to be logged, once.
             log.exception("unexpected error")
@@ -182,24 +187,32 @@ class Edge:
     async def _work(
         self, exchange: _Exchange, scope: Scope, receive: Receive, watched_receive: Receive, send: Send
     ) -> None:
-        """Run the application, counted as in flight, and cancel it when the client leaves."""
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
-        work = asyncio.ensure_future(self._app(scope, watched_receive, send))
-        watch = asyncio.ensure_future(_wait_for_leaving(exchange, receive))
-        try:
-            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done() and not exchange.answered:
+        """Run the application in a place of its own, and cancel it when the client leaves or the place is ended.
+
+        Raises BadRequest, and what ends the request before it is answered: Overloaded, Stopping, DeadlineExceeded, …
+        """
+        seconds = self._admission.time_limit(scope)
+        work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self._admission.place(caller.get().party, exchange.upload, seconds, lambda: work.cancel()) as place:
+            self._metrics.in_flight.set(self._admission.in_flight)
+            scope[PLACE] = place
+            work = asyncio.ensure_future(self._app(scope, watched_receive, send))
+            watch = asyncio.ensure_future(_wait_for_leaving(exchange, receive))
+            try:
+                with _deadline(place, seconds):
+                    await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+                    if not work.done() and not exchange.answered:
+                        work.cancel()
+                    await asyncio.wait({work})
+                if place.ended and not exchange.started:
+                    raise place.ended
+                if not work.cancelled() and (error := work.exception()):
+                    raise error
+            finally:
+                watch.cancel()
                 work.cancel()
-            await asyncio.wait({work})
-            if not work.cancelled() and (error := work.exception()):
-                raise error
-        finally:
-            watch.cancel()
-            work.cancel()
-            await asyncio.gather(work, watch, return_exceptions=True)
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+                await asyncio.gather(work, watch, return_exceptions=True)
+        self._metrics.in_flight.set(self._admission.in_flight)
 
     async def _receive(self, exchange: _Exchange, receive: Receive) -> Message:
         """The next part of the body, within the limits. Raises TooLarge, UploadTimeout."""

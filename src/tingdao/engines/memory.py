@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 FACTOR = 2
@@ -33,6 +34,30 @@ def resident() -> int:
     """Bytes of memory that this process occupies; 0 where nobody says."""
     file = Path("/proc/self/statm")
     return int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if file.is_file() else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """Memory of one GPU, in bytes. used: by whomever. reserved: by this process."""
+
+    number: int
+    used: int
+    reserved: int
+    total: int
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs that this process computes on."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return []
+    found = []
+    for number in range(torch.cuda.device_count()):
+        # Asking a GPU that is not used would take some of its memory.
+        if reserved := torch.cuda.memory_reserved(number):
+            free, total = torch.cuda.mem_get_info(number)
+            found.append(Gpu(number, total - free, reserved, total))
+    return found
 
 
 def estimate(folder: Path) -> int:

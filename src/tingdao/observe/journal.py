@@ -75,13 +75,15 @@ class Journal:
         facts = self._facts(mine, route, status, error, received, seconds)
         log.info("request", extra=facts)
         if mine.span:
-            mine.span.end(error, {name: value for name, value in facts.items() if value is not None})
+            shown = {name: value for name, value in facts.items() if value is not None and name != "transcript"}
+            mine.span.end(error, shown)
 
     def _facts(
         self, mine: Figures, route: str, status: int, error: str | None, received: int, seconds: float
     ) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "key": mine.key,
+            "client": mine.client,
             "method": mine.method,
             "route": route,
             "path": mine.path,

@@ -38,6 +38,7 @@ class Span(Protocol):
 class Figures:
     """One request. Used from one event loop.
 
+    key: its name. client: address that it came from.
     audio: seconds of the recording that were worked on. first_text: seconds from its beginning to the first words.
     error: code of what it failed with after its answer had begun. transcript: its text, which goes nowhere unless the
     operator asks for it.
@@ -49,6 +50,7 @@ class Figures:
         self.since = time.time()
         self.method, self.path = "", ""
         self.key: str | None = None
+        self.client = ""
         self.model: str | None = None
         self.audio = 0.0
         self.clips = 0
