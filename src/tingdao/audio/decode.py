@@ -84,8 +84,7 @@ class Decoder:
         callers, and long recordings do not keep out short ones; see `_Places`.
         Raises StorageFull, Unavailable. What is wrong with the recording comes out of `Spool.wait_for`.
         """
-        with during("queue"):
-            place = await self._places.take(os.fstat(source.fileno()).st_size)
+        place = await self._places.take(os.fstat(source.fileno()).st_size)
         try:
             work = await self._begin(source, place.leave)
         except BaseException:

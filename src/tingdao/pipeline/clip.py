@@ -6,7 +6,6 @@ This is the one place that asks engines. It knows nothing of other clips, of dec
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -56,9 +55,7 @@ class Listener:
 
     async def hear(self, span: ClipSpan, splits: int = MOST_SPLITS) -> Heard:
         """Recognise a clip. Raises what the engine and the aligner raise."""
-        async with AsyncExitStack() as turn:
-            with during("queue"):
-                await turn.enter_async_context(self.lane.turn((span.end - span.start) / SAMPLE_RATE))
+        async with self.lane.turn((span.end - span.start) / SAMPLE_RATE):
             samples = await asyncio.to_thread(self.spool.read, span.start, span.end)
             clip = Clip(samples, span.start / SAMPLE_RATE)
             recognition, flags = await self._recognised(clip, span)
