@@ -27,7 +27,7 @@ from tingdao.engines.openvino_weights import (
     open_converted,
 )
 from tingdao.engines.qwen import MEMORY_SHARE, WIDTH, QwenEngine
-from tingdao.engines.qwen_dialogue import SHORTEST, Dialogue
+from tingdao.engines.qwen_dialogue import SHORTEST, Dialogue, Job
 from tingdao.engines.qwen_model import GRAIN, QwenModel
 from tingdao.engines.qwen_runtime import INSTALL
 from tingdao.engines.qwen_tokenizer import read_tokenizer
@@ -58,16 +58,22 @@ def load(folder: Path, name: str, settings: QwenSettings, models_dir: Path) -> Q
     if weights.precision != "float32" and (reason := slow_reason()):
         log.warning("slower than on other processors", extra={"model": name, "reason": reason})
     dialogue = Dialogue(read_tokenizer(weights.folder))
+    silence = dialogue.job(Clip(np.zeros(SHORTEST, np.float32)), Ask(max_tokens=2), context_limit=0x7FFF)
     try:
+        # OpenVINO puts weights into its own order when they are first used. One half after the other, and what was
+        # read is let go of at once, so that loading takes little more memory than serving.
+        encoder = Encoder(weights, settings.threads)
+        encoder.encode([(encoder.features(silence.samples), silence.frames)])
+        weights.release()
         decoder = Decoder(weights, settings.threads)
-        model = QwenModel(Encoder(weights, settings.threads), decoder)
         decoder.reserve(GRAIN)
-        _warm(model, dialogue)
+        model = QwenModel(encoder, decoder)
+        _recognise(model, silence)
+        weights.release()
     except MemoryError as error:
         raise SetupError(
             f"The weights of {name} do not fit into the memory of this machine. Take the smaller model."
         ) from error
-    weights.release()
     tokens = settings.memory_tokens or int(free_memory() * MEMORY_SHARE["cpu"] / decoder.token_bytes)
     budget = max(tokens // GRAIN, 1) * GRAIN
     decoder.reserve(budget)
@@ -113,9 +119,7 @@ class _Log:
             log.info("converting weights", extra={"percent": 100 * done // whole})
 
 
-def _warm(model: QwenModel[Any], dialogue: Dialogue) -> None:
-    """Recognise silence: OpenVINO puts the weights into its own order when they are first used."""
-    job = dialogue.job(Clip(np.zeros(SHORTEST, np.float32)), Ask(max_tokens=2), 0x7FFF)
+def _recognise(model: QwenModel[Any], job: Job) -> None:
     model.enter(job)
     while not job.ended:
         model.step()

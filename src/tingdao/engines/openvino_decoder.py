@@ -126,6 +126,7 @@ class Decoder:
 
     def logits(self, x: Floats, rows: list[tuple[Memory, int]], asked: list[int]) -> Floats:
         """Logits of the asked positions (n, vocabulary); valid until the next call. Lengths are left as they were."""
+        assert len(x) == sum(count for _, count in rows)  # the library would read on past the end
         past = [row.length for row, _ in rows]
         ends = [row.length + count for row, count in rows]
         for (row, _), end in zip(rows, ends, strict=True):
