@@ -14,7 +14,7 @@ from tingdao.engines import hubs, qwen_runtime, weights
 from tingdao.engines.openvino_weights import is_converted, open_converted
 from tingdao.engines.qwen_weights import Kind, open_checkpoint
 from tingdao.errors import SetupError
-from tingdao.settings import MIB, Settings
+from tingdao.settings import MIB, Settings, where_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,20 @@ class Finding:
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything the service needs, without starting it."""
     findings = [Finding(f"Tingdao {tingdao.__version__} on Python {sys.version.split()[0]}, {os.cpu_count()} cores")]
+    findings += _settings()
     findings += _state(settings)
     findings += _models(settings)
     return findings
+
+
+def _settings() -> list[Finding]:
+    """What is not left at its default, and which source counts where several say something."""
+    given = where_from()
+    if not given:
+        return [
+            Finding(f"All settings are at their defaults: no variable is set, and there is no {Settings.config_file}")
+        ]
+    return [Finding(str(origin)) for origin in given]
 
 
 def _state(settings: Settings) -> list[Finding]:

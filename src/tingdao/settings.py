@@ -7,8 +7,10 @@ defaults below. Unknown names are errors. Only `app` and `cli` build `Settings`;
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -25,6 +27,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -33,6 +36,7 @@ from pydantic_settings import (
 
 from tingdao.destinations import AllowedHost
 from tingdao.errors import SetupError
+from tingdao.origins import Origin, Source, Trail, allowed, explain, fields, is_table, origins
 from tingdao.rates import Rate
 
 ENV_PREFIX = "TINGDAO_"
@@ -99,9 +103,35 @@ class ServerSettings(Section):
         "a page elsewhere could lead any other name here.",
     )
     max_upload_mib: int = Field(1024, ge=1, description="Largest request body, in MiB.")
-    max_in_flight: int = Field(64, ge=1, description="Transcriptions worked on or waiting at once; more get 503.")
+    max_in_flight: int = Field(
+        64, ge=1, description="Requests worked on, waiting or being received at once; more get 503."
+    )
+    max_wait_s: float = Field(
+        60.0, gt=0, description="Longest that a newcomer may have to wait before work on it begins; else it gets 503."
+    )
+    max_audio_hours: float = Field(
+        48.0, gt=0, description="Hours of audio that may be in work; while there are more, newcomers get 503."
+    )
+    deadline_s: float = Field(
+        0.0,
+        ge=0,
+        description="Longest that a request may take from its head on, in seconds; then it is cancelled with 504. 0: "
+        "any time. A request may ask for less with `X-Timeout: seconds`.",
+    )
     receive_timeout_s: float = Field(
         30.0, gt=0, description="Longest wait for the next bytes of an upload, in seconds."
+    )
+    min_upload_kib_s: float = Field(
+        1.0,
+        ge=0,
+        description="Slowest upload, in KiB per second, beside `receive_timeout_s` in all; slower ones get 408. 0: any "
+        "speed.",
+    )
+    header_timeout_s: float = Field(
+        10.0, gt=0, description="Longest that a connection may take over the head of its next request, in seconds."
+    )
+    max_connections: int = Field(
+        1000, ge=10, description="Open connections; past this, the one that has been idle longest is closed."
     )
     drain_timeout_s: float = Field(
         25.0, gt=0, description="How long running requests may finish after a stop signal, in seconds."
@@ -455,8 +485,31 @@ def load(**flags: Any) -> Settings:  # noqa: ANN401  flags of any type; pydantic
     """Read flags, environment and file.
 
     flags: top-level options, and sections as dicts of the options that were given.
-    Raises SetupError that names the option at fault.
+    Raises SetupError that names the option at fault, its value, where that came from, and what is allowed.
     """
+    kind = _from_file()
+    sources = _sources(kind, flags)
+    try:
+        settings = kind(**flags)
+    except ValidationError as error:
+        raise SetupError(
+            f"These settings are wrong:\n{explain(error, Settings, sources)}\nSee docs/settings.md for all of them."
+        ) from None
+    return settings
+
+
+def where_from(**flags: Any) -> list[Origin]:  # noqa: ANN401  as `load`
+    """The settings that are not left at their defaults, and where they came from. Raises SetupError."""
+    return origins(Settings, _sources(_from_file(), flags))
+
+
+def variables() -> set[str]:
+    """Names of all environment variables that mean something."""
+    return {CONFIG_VARIABLE, KEY_VARIABLE, *(_variable(trail) for trail, _ in fields(Settings))}
+
+
+def _from_file() -> type[Settings]:
+    """The settings, from the file that is meant. Raises SetupError."""
     named = os.environ.get(CONFIG_VARIABLE)
     file = Path(named or "tingdao.toml")
     if named and not file.is_file():
@@ -465,32 +518,49 @@ def load(**flags: Any) -> Settings:  # noqa: ANN401  flags of any type; pydantic
     class FromFile(Settings):
         config_file = file
 
+    return FromFile
+
+
+def _sources(kind: type[Settings], flags: dict[str, Any]) -> list[Source]:
+    """Everything that settings come from, the strongest first. Raises SetupError for what cannot be read."""
+    unknown_names = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in variables())
+    if unknown_names:
+        close = [f"{name} ({_guess(name)})" for name in unknown_names]
+        raise SetupError(f"Unknown setting in the environment: {', '.join(close)}. See docs/settings.md.")
     try:
-        settings = FromFile(**flags)
-    except ValidationError as error:
-        raise SetupError(_explain(error)) from None
-    except SettingsError as error:
-        raise SetupError(f"Lists and tables in environment variables must be JSON: {error}.") from None
-    except ValueError as error:  # a file that is not TOML
-        raise SetupError(f"Settings cannot be read: {error}") from None
-    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in variables())
-    if unknown:
-        raise SetupError(f"Unknown setting in the environment: {', '.join(unknown)}. See docs/settings.md.")
-    return settings
+        environment = EnvSettingsSource(kind)()
+    except SettingsError:
+        raise SetupError(f"These settings are wrong:\n{_not_json()}\nSee docs/settings.md for all of them.") from None
+    try:
+        file = TomlConfigSettingsSource(kind, kind.config_file)()
+    except (OSError, ValueError) as error:  # the second: not TOML, not UTF-8
+        raise SetupError(f"{kind.config_file} cannot be read: {error}") from None
+    return [
+        Source(lambda trail: f"flag --{trail[-1].replace('_', '-')}", flags),
+        Source(lambda trail: f"environment {_variable(trail)}", environment),
+        Source(lambda _: str(kind.config_file), file),
+    ]
 
 
-def variables() -> set[str]:
-    """Names of all environment variables that mean something."""
-    names = {CONFIG_VARIABLE, KEY_VARIABLE}
-    for name, field in Settings.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            names |= {f"{ENV_PREFIX}{name}_{option}".upper() for option in section.model_fields}
-        else:
-            names.add(f"{ENV_PREFIX}{name}".upper())
-    return names
+def _not_json() -> str:
+    """The variables that are not the lists and tables that they should be."""
+    lines = []
+    for trail, field in fields(Settings):
+        text = os.environ.get(_variable(trail), "")
+        try:
+            json.loads(text or "null") if is_table(field) else None
+        except ValueError as error:
+            lines.append(
+                f"  {'.'.join(trail)} = {text[:100]}  (environment {_variable(trail)}): it is not JSON ({error})\n"
+                f"      Allowed: {allowed(field)}"
+            )
+    return "\n".join(lines)
 
 
-def _explain(error: ValidationError) -> str:
-    lines = [f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
-    return "These settings are wrong:\n" + "\n".join(lines) + "\nSee docs/settings.md for what each one takes."
+def _guess(name: str) -> str:
+    close = get_close_matches(name, variables(), 1, 0.7)
+    return f"is it {close[0]}?" if close else "there is no such setting"
+
+
+def _variable(trail: Trail) -> str:
+    return f"{ENV_PREFIX}{'_'.join(trail)}".upper()
