@@ -100,7 +100,8 @@ class Client:
             metrics=Metrics(),
             load=Load(lambda: registry.full),
         )
-        self.app = app.create_app(settings, self.service)
+        self.door = app.door(settings, self.service)
+        self.app = app.create_app(settings, self.service, front=self.door)
         self._kept: tuple[asyncio.Runner, httpx2.AsyncClient] | None = None
 
     def request(self, method: str, path: str, **kwargs) -> httpx2.Response:

@@ -17,6 +17,7 @@ def test_openapi_lists_every_route_that_speaks_json(client):
         "/api/v1/transcribe",
         "/api/v1/usage",
         "/health",
+        "/ready",
         "/v1/audio/transcriptions",
         "/v1/chat/completions",
         "/v1/models",

@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,8 +20,9 @@ from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import tingdao
-from tingdao.api import accounts, admin, chat, native, openai
+from tingdao.api import accounts, admin, chat, native, openai, ready
 from tingdao.api.access import RATE_HEADERS, Access
+from tingdao.api.admission import Admission
 from tingdao.api.edge import Edge, answer
 from tingdao.audio.decode import Decoder
 from tingdao.audio.fetch import Fetcher
@@ -40,7 +42,7 @@ from tingdao.pipeline.gauges import Gauges
 from tingdao.pipeline.load import Load
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
-from tingdao.settings import Settings
+from tingdao.settings import Section, Settings
 from tingdao.text.finish import Finishing
 from tingdao.text.punctuation import Punctuator
 from tingdao.tickets import Tickets
@@ -52,6 +54,11 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "web"
 EMBEDDED_BYTES = 500_000_000
 """What the embedded model takes at work (459 MB measured)."""
+LIVE = frozenset({"server", "model", "aliases", "models", "routing", "qwen", "embedded", "limits", "vocabulary", "log"})
+"""Settings that can be changed at run time, but for some of them."""
+FIXED = frozenset(
+    {"log.transcripts", *(f"server.{name}" for name in ("host", "port", "keyless", "open_metrics", "trusted_proxies"))}
+)
 
 
 def build(settings: Settings) -> Service:
@@ -72,12 +79,30 @@ def build(settings: Settings) -> Service:
     )
 
 
-async def apply(settings: Settings, service: Service) -> list[str]:
-    """Serve the models that new settings name; gives what could not be done, in words. See `Registry.update`.
+async def apply(settings: Settings, service: Service, door: Door) -> list[str]:
+    """Serve as new settings say, as far as that goes at run time; gives what could not be done, in words.
 
-    Raises SetupError, Conflict.
+    See `Registry.update` about the models, and `needs_restart` for the rest.
+    Raises SetupError, Conflict; then the models are as before.
     """
-    return await service.registry.update(offers(settings), aliases(settings), settings.models, settings.routing)
+    problems = await service.registry.update(offers(settings), aliases(settings), settings.models, settings.routing)
+    service.finishing.expect(settings.vocabulary)
+    door.access.limit(settings.limits, settings.server.allowed_hosts)
+    door.admission.settings = settings.server
+    return problems
+
+
+def needs_restart(started: Settings, settings: Settings) -> list[str]:
+    """Names of the settings that have changed since the start and cannot be changed at run time."""
+    changed = []
+    for name in Settings.model_fields:
+        before, now = getattr(started, name), getattr(settings, name)
+        if isinstance(now, Section):
+            options = [option for option in type(now).model_fields if getattr(before, option) != getattr(now, option)]
+            changed += [f"{name}.{option}" for option in options]
+        elif before != now:
+            changed.append(name)
+    return [name for name in changed if name in FIXED or name.partition(".")[0] not in LIVE]
 
 
 def punctuator(settings: Settings) -> Punctuator | None:
@@ -207,9 +232,15 @@ def _load_aligner(folder: Path, settings: Settings) -> Aligner:
     return Aligner.load(folder, settings.aligner)
 
 
-def create_app(settings: Settings, service: Service, traces: Traces | None = None) -> ASGIApp:
-    """The ASGI application around a service; it starts and stops the service with itself, and ends the traces."""
-    access = door(settings, service.metrics)
+def create_app(
+    settings: Settings, service: Service, traces: Traces | None = None, front: Door | None = None
+) -> ASGIApp:
+    """The ASGI application around a service; it starts and stops the service with itself, and ends the traces.
+
+    front: its door, for whoever wants to change it while it serves.
+    """
+    front = front or door(settings, service)
+    access, admission = front.access, front.admission
     journal = Journal(service.metrics, traces, transcripts=settings.log.transcripts)
     service.metrics.registry.register(Gauges(service, settings.state_dir))
 
@@ -236,6 +267,7 @@ def create_app(settings: Settings, service: Service, traces: Traces | None = Non
     api.include_router(accounts.router(access))
     api.include_router(admin.router(service, journal, settings.state_dir))
     api.include_router(native.router(service))
+    api.include_router(ready.router(service, admission))
     api.include_router(openai.router(service))
     api.include_router(chat.router(service))
 
@@ -262,7 +294,7 @@ def create_app(settings: Settings, service: Service, traces: Traces | None = Non
 
     _add_page(api)
     _describe(api)
-    served: ASGIApp = Edge(api, settings.server, journal, access)
+    served: ASGIApp = Edge(api, admission, journal, access)
     if settings.cors.origins:
         # Around the edge, so that pages can read refusals too.
         served = CORSMiddleware(
@@ -286,19 +318,28 @@ def database(settings: Settings) -> Database:
     return Database(url.get_secret_value() if url else None, settings.state_dir)
 
 
-def door(settings: Settings, metrics: Metrics) -> Access:
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Who comes in, and whether there is room."""
+
+    access: Access
+    admission: Admission
+
+
+def door(settings: Settings, service: Service) -> Door:
     """Keys, quotas and limits. Raises SetupError."""
     store = database(settings)
     keys = KeyStore(store)
-    return Access(
+    access = Access(
         settings,
         keys,
         Ledger(store),
         SharedLimits(store) if store.shared else MemoryLimits(),
         Tickets(keys, settings.keys.ticket_s),
-        metrics,
+        service.metrics,
         open_paths=frozenset({"/", "/openapi.json", *(f"/{file.name}" for file in PAGE.iterdir())}),
     )
+    return Door(access, Admission(settings.server, service.load))
 
 
 def _describe(api: FastAPI) -> None:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
 
@@ -79,10 +80,11 @@ def _model_options(command: CommandT) -> CommandT:
 def serve(host: str | None, port: int | None, model: str | None, device: str | None, dtype: str | None) -> None:
     """Serve the API and the page."""
     from tingdao import server
+    from tingdao.settings import load
 
-    settings = _settings(model=model, server=_given(host=host, port=port), qwen=_given(device=device, dtype=dtype))
+    flags = _given(model=model, server=_given(host=host, port=port), qwen=_given(device=device, dtype=dtype))
     try:
-        server.serve(settings)
+        server.serve(_settings(**flags), partial(load, **flags))
     except SetupError as error:
         _stop(error)
 

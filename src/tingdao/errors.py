@@ -13,7 +13,8 @@
     ├── TooMany           429  RateLimited, QuotaExceeded
     ├── EngineFailed, ReloadFailed, StorageFull                   500/507  ours, not the caller's
     └── Unavailable       503  not now: try again
-        └── Overloaded, ModelUnavailable
+        ├── Overloaded, Stopping, ModelUnavailable
+        └── DeadlineExceeded                              504          not within the time that it had
 
 `status` is the HTTP status, `code` the stable name of the error, `number` the same for the native envelope
 (status × 100 + a running number). The message is shown to strangers: it says what happened and what to do next,
@@ -271,10 +272,22 @@ class Overloaded(Unavailable):
     code, number = "overloaded", 50301
 
 
+class Stopping(Unavailable):
+    """The service is on its way out."""
+
+    code, number = "stopping", 50302
+
+
 class ModelUnavailable(Unavailable):
     """The model could not be loaded; the operator finds the reason in the log."""
 
     code, number = "model_unavailable", 50303
+
+
+class DeadlineExceeded(Unavailable):
+    """Not done within the time that the request had."""
+
+    status, code, number = 504, "deadline_exceeded", 50400
 
 
 class StorageFull(TingdaoError):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ from tingdao.usage import Account, Ledger, Use
 
 if TYPE_CHECKING:
     from tingdao.observe import Metrics
-    from tingdao.settings import Settings
+    from tingdao.settings import LimitsSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +116,10 @@ class Access:
     ) -> None:
         server = settings.server
         self._open = open_paths | ({METRICS} if server.open_metrics else frozenset())
-        self._hosts = [name.lower() for name in server.allowed_hosts]
         self._origins = frozenset(settings.cors.origins)
         self._local = _is_loopback(server.host)
         self._keyless = self._local or server.keyless
-        self._default = settings.limits
+        self.limit(settings.limits, server.allowed_hosts)
         self._limits = limits
         self._metrics = metrics
         self.keys = keys
@@ -135,6 +135,11 @@ class Access:
             )
         whom = "this machine only" if self._local else "everybody: server.keyless is set"
         log.warning("no key is needed", extra={"serves": whom, "advice": "Add a key with `tingdao keys add NAME`."})
+
+    def limit(self, limits: LimitsSettings, hosts: Sequence[str]) -> None:
+        """From now on: the limits of keys that have none of their own, and the names that the service has."""
+        self._default = limits
+        self._hosts = [name.lower() for name in hosts]
 
     def close(self) -> None:
         """Write what is not written yet; blocks for as long as that takes."""

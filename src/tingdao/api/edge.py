@@ -13,6 +13,8 @@ import asyncio
 import logging
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fastapi.responses import JSONResponse
@@ -22,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tingdao.api.access import Access
 from tingdao.api.admission import KIB, Admission, Place, Upload
 from tingdao.caller import caller
-from tingdao.errors import DeadlineExceeded, QuotaExceeded, Stopping, TingdaoError, TooLarge, UploadTimeout
+from tingdao.errors import DeadlineExceeded, QuotaExceeded, TingdaoError, TooLarge, UploadTimeout
 from tingdao.observe import Figures, Journal
 from tingdao.settings import MIB
 
@@ -165,7 +167,9 @@ class Edge:
             else:
                 await self._work(exchange, scope, receive, watched_receive, watched_send)
         except TingdaoError as refusal:
-            await answer(refusal, scope["path"])(scope, receive, watched_send)
+            ends = self._admission.stopping and not exchange.body_done.is_set()
+            parting = _parting(receive, watched_send) if ends else watched_send
+            await answer(refusal, scope["path"])(scope, receive, parting)
         except Exception:
             # The application has answered with an error already; it comes up here to be logged, once.
             log.exception("unexpected error")
@@ -192,11 +196,10 @@ class Edge:
         Raises BadRequest, and what ends the request before it is answered: Overloaded, Stopping, DeadlineExceeded, …
         """
         seconds = self._admission.time_limit(scope)
-        work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        with self._admission.place(caller.get().party, exchange.upload, seconds, lambda: work.cancel()) as place:
+        with self._admission.place(caller.get().party, exchange.upload, seconds) as place:
             self._metrics.in_flight.set(self._admission.in_flight)
             scope[PLACE] = place
-            work = asyncio.ensure_future(self._app(scope, watched_receive, send))
+            work = place.work = asyncio.ensure_future(self._app(scope, watched_receive, send))
             watch = asyncio.ensure_future(_wait_for_leaving(exchange, receive))
             try:
                 with _deadline(place, seconds):
@@ -219,23 +222,24 @@ class Edge:
         if exchange.body_done.is_set():
             await exchange.left.wait()
             return {"type": "http.disconnect"}
+        patience = self._admission.settings.receive_timeout_s
         try:
-            async with asyncio.timeout(self._settings.receive_timeout_s):
-                message = await receive()
+            async with asyncio.timeout(min(patience, exchange.upload.left(patience))):
+                with exchange.upload.waiting():
+                    message = await receive()
         except TimeoutError:
             exchange.body_done.set()
-            raise UploadTimeout(
-                f"No data came for {self._settings.receive_timeout_s:g} s. Send the recording again."
-            ) from None
+            why = "came" if exchange.upload.left(patience) > 0 else "has come fast enough"
+            raise UploadTimeout(f"No data {why} for {patience:g} s. Send the recording again.") from None
         if message["type"] == "http.disconnect":
             exchange.left.set()
             return message
-        exchange.received += len(message.get("body", b""))
-        if exchange.received > self._settings.max_upload_mib * MIB:
+        exchange.upload.received += len(message.get("body", b""))
+        if exchange.upload.received > (most := self._admission.settings.max_upload_mib) * MIB:
             await _linger(receive, message)
             exchange.body_done.set()
             raise TooLarge(
-                f"The request is larger than {self._settings.max_upload_mib} MiB. Send a compressed format "
+                f"The request is larger than {most} MiB. Send a compressed format "
                 "(Opus, MP3, M4A), or cut the recording."
             )
         if not message.get("more_body", False):
@@ -249,14 +253,44 @@ def _request_id(scope: Scope) -> str:
     return given.decode() if SAFE_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _note_response(exchange: _Exchange, message: Message) -> None:
+def _note_response(exchange: _Exchange, message: Message, *, closing: bool) -> None:
+    """closing: whether this connection is to have no further request."""
     if message["type"] == "http.response.start":
-        exchange.status = message["status"]
+        exchange.started, exchange.status = True, message["status"]
         identity = (ID_HEADER, exchange.figures.id.encode())
         message["headers"] = [*message.get("headers", []), identity, *exchange.headers, *SECURITY_HEADERS]
         exchange.error = dict(message["headers"]).get(b"x-error-code", b"").decode() or None
+        if closing:
+            message["headers"].append((b"connection", b"close"))
     elif message["type"] == "http.response.body" and not message.get("more_body", False):
         exchange.answered = True
+
+
+@contextmanager
+def _deadline(place: Place, seconds: float | None) -> Iterator[None]:
+    """End the work of the block when its time is over."""
+    if seconds is None:
+        yield
+        return
+    error = DeadlineExceeded(f"This was not done within {seconds:g} s. Give it more time, or send less at once.")
+    timer = asyncio.get_running_loop().call_later(seconds, place.end, error)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _parting(receive: Receive, send: Send) -> Send:
+    """`send` for an answer that closes the connection: the client gets it all first, and time to stop sending."""
+
+    async def parting(message: Message) -> None:
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await send({**message, "more_body": True} if last else message)
+        if last:
+            await _linger(receive, {"more_body": True})
+            await send({"type": "http.response.body"})
+
+    return parting
 
 
 async def _wait_for_leaving(exchange: _Exchange, receive: Receive) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from tingdao.api.edge import error_body
+from tingdao.api.admission import Place
+from tingdao.api.edge import PLACE, error_body
 from tingdao.errors import TingdaoError
 from tingdao.observe import figures
 
@@ -43,15 +44,33 @@ class EventStream(StreamingResponse):
         async with self._resources, aclosing(self._events) as events:
             event = await anext(events, None)
             await _send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            failed: TingdaoError | None = None
             try:
                 while event is not None:
                     await _send_data(send, json.dumps(event, ensure_ascii=False, separators=(",", ":")))
                     event = await anext(events, None)
                 await _send_data(send, "[DONE]")
             except TingdaoError as error:
-                figures.get().error = error.code
-                await _send_data(send, error_body(error, scope["path"]).model_dump_json())
-            await _send(send, {"type": "http.response.body"})
+                failed = error
+            except asyncio.CancelledError:
+                failed = _why(scope)
+                if failed is None:
+                    raise
+        # By now the work behind the events is over.
+        if failed is not None:
+            figures.get().error = failed.code
+            await _send_data(send, error_body(failed, scope["path"]).model_dump_json())
+        await _send(send, {"type": "http.response.body"})
+
+
+def _why(scope: Scope) -> TingdaoError | None:
+    """What the client is to be told of the end of its request, when that is why this task is cancelled."""
+    place: Place | None = scope.get(PLACE)
+    if place is None or place.ended is None:
+        return None
+    if task := asyncio.current_task():
+        task.uncancel()
+    return place.ended
 
 
 async def _send_data(send: Send, data: str) -> None:

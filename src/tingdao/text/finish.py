@@ -98,16 +98,20 @@ class Finishing:
         self._text = text
         self._punctuator = punctuator
         self._numbers: Numbers | None = None
-        self._fuzzy = vocabulary.fuzzy
-        self._always = vocabulary.always
-        self._lists = {name: tuple(map(_term, entries)) for name, entries in vocabulary.lists.items()}
-        for name in self._always:
-            if name not in self._lists:
-                raise SetupError(f"`[vocabulary] always` names the list {name!r}, which `[vocabulary.lists]` lacks.")
+        self.expect(vocabulary)
         try:
             self.finisher(Options(), Vocabulary(()))
         except UnsupportedOption as error:
             raise SetupError(f"`[text] {error.param}` is set, but: {error.message}") from None
+
+    def expect(self, vocabulary: VocabularySettings) -> None:
+        """Expect these words from now on. Raises SetupError, and then goes on with those of before."""
+        for name in vocabulary.always:
+            if name not in vocabulary.lists:
+                raise SetupError(f"`[vocabulary] always` names the list {name!r}, which `[vocabulary.lists]` lacks.")
+        self._fuzzy = vocabulary.fuzzy
+        self._always = vocabulary.always
+        self._lists = {name: tuple(map(_term, entries)) for name, entries in vocabulary.lists.items()}
 
     def vocabulary(self, options: Options) -> Vocabulary:
         """The terms expected in a recording; computes for milliseconds when there are many. Raises BadRequest."""
