@@ -1,4 +1,4 @@
-"""The command line: serve · transcribe · download · convert · check · keys · reload.
+"""The command line: serve · transcribe · download · convert · check · bench · keys · reload.
 
 Everything heavy is imported inside the command that needs it, so that `tingdao --help` answers at once.
 Exit codes: 0 all done, 1 some recordings failed, 2 wrong usage or set-up.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
 import click
 
 import tingdao
+from tingdao.commands.bench import bench
 from tingdao.errors import BadRequest, SetupError, TingdaoError
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 @click.version_option(tingdao.__version__, prog_name="tingdao")
 def main() -> None:
     """Tingdao (听到): a recording in, the right transcript out."""
+
+
+main.add_command(bench)
 
 
 def _settings(**flags: Any) -> Settings:  # noqa: ANN401  flags of any type
@@ -119,9 +123,9 @@ def transcribe(
     One recording is printed; with -o each is written to the folder under its own name.
     """
     from tingdao import app, observe
-    from tingdao.text import terms
     from tingdao.pipeline.subtitles import WRITERS
     from tingdao.settings import LogSettings
+    from tingdao.text import terms
     from tingdao.types import Options
 
     settings = _settings(model=model, qwen=_given(device=device, dtype=dtype))
