@@ -194,6 +194,29 @@ class TestReplacing:
 
         run(work, slot_of())
 
+    def test_there_are_never_more_than_two(self):
+        async def work(slot):
+            async with slot.lease() as first:
+                await slot.replace()
+                second = asyncio.create_task(slot.replace())
+                await asyncio.sleep(0.05)
+                assert not second.done()
+                assert {first, slot.model} == Model.alive
+            await second
+            assert first.closed
+
+        run(work, slot_of())
+
+    def test_calls_that_never_end_do_not_hold_it_for_ever(self, monkeypatch):
+        monkeypatch.setattr(slots, "LAST_CALLS_SECONDS", 0.05)
+
+        async def work(slot):
+            async with slot.lease() as stuck:
+                await slot.replace()
+                await until(lambda: stuck.closed)
+
+        run(work, slot_of())
+
     def test_the_old_one_serves_while_the_new_one_loads(self):
         go_on = threading.Event()
 

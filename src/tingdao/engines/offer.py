@@ -46,9 +46,14 @@ class Offer(Generic[ModelT]):
 
 @dataclass(eq=False, slots=True)
 class Version(Generic[ModelT]):
-    """A loaded model and how many use it now. since: when it began to serve, in seconds of the epoch."""
+    """A loaded model and how many use it now.
+
+    hears: whether it copes with the canary; None before it was asked.
+    since: when it was loaded, in seconds of the epoch.
+    """
 
     model: ModelT
+    hears: bool | None = None
     since: float = field(default_factory=time.time)
     users: int = 0
     unused: asyncio.Event = field(default_factory=asyncio.Event)

@@ -34,6 +34,8 @@ FIRST_RETRY, LAST_RETRY = 5.0, 300.0
 """Seconds until a failed load is tried again: the first, doubled with each failure up to the last."""
 CANARY_SECONDS = 60.0
 """How long a model may take for the canary."""
+LAST_CALLS_SECONDS = 600.0
+"""How long a version that was withdrawn may finish its calls; those that then still run end with EngineFailed."""
 
 
 Canary = Callable[[ModelT], Awaitable[bool]]
@@ -245,7 +247,9 @@ class Slot(Generic[ModelT]):
         if self._version is None:
             self.offer, self._failure = offer, None
             return await self._load()
-        hears = await self._old_hears(self._version.model)
+        hears = await self._hears(self._version)
+        if self._retiring:  # so that there are never more than two
+            await asyncio.wait(self._retiring.values())
         try:
             free = await asyncio.to_thread(offer.free)
         except SetupError as error:
@@ -282,8 +286,9 @@ class Slot(Generic[ModelT]):
         version = await self._loaded(offer)
         try:
             async with asyncio.timeout(CANARY_SECONDS):
-                if await self._canary(version.model) or not hears:
-                    return version
+                version.hears = await self._canary(version.model)
+            if version.hears or not hears:
+                return version
             why = "it makes nothing of it, and the old one does"
         except TimeoutError:
             why = f"it took more than {CANARY_SECONDS:g} s"
@@ -294,14 +299,18 @@ class Slot(Generic[ModelT]):
         await asyncio.to_thread(memory.give_back)
         raise SetupError(f"{self.name} was loaded, but failed on the canary recording: {why}.")
 
-    async def _old_hears(self, model: ModelT) -> bool:
-        """Whether the canary can be expected of a new version: a broken or random one may be replaced by any."""
-        try:
-            async with asyncio.timeout(CANARY_SECONDS):
-                return await self._canary(model)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is the old one's
-            log.warning("the old model fails on the canary", extra={"model": self.name, "reason": str(error)})
-            return False
+    async def _hears(self, old: Version[ModelT]) -> bool:
+        """Whether the canary can be expected of a new version: a broken or random one may be replaced by any.
+
+        Asked once, since it stands in the old one's queue.
+        """
+        if old.hears is None:
+            try:
+                async with asyncio.timeout(CANARY_SECONDS):
+                    old.hears = await self._canary(old.model)
+            except Exception as error:  # noqa: BLE001  whatever it is, it is the old one's
+                log.warning("the old model fails on the canary", extra={"model": self.name, "reason": repr(error)})
+        return bool(old.hears)
 
     async def _loaded(self, offer: Offer[ModelT]) -> Version[ModelT]:
         """Load a version, which does not serve yet. Raises SetupError."""
@@ -337,11 +346,14 @@ class Slot(Generic[ModelT]):
         return version
 
     def _retire(self, version: Version[ModelT]) -> asyncio.Task[None]:
-        """Close a version that was withdrawn once its last call has ended."""
+        """Close a version that was withdrawn, once its last call has ended."""
 
         async def finish() -> None:
-            if not self._closing:
-                await version.unused.wait()
+            try:
+                async with asyncio.timeout(0 if self._closing else LAST_CALLS_SECONDS):
+                    await version.unused.wait()
+            except TimeoutError:
+                log.warning("a model is closed with calls at work", extra={"model": self.name, "calls": version.users})
             await version.close()
             del self._retiring[version]
             if not self._closing:
