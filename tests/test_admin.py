@@ -131,6 +131,9 @@ class TestChanging:
 
         assert talk(two, work) == [("loaded", "ready"), ("unloaded", "idle")]
 
+    def test_a_model_that_waits_to_be_asked_for_is_healthy(self, make_client):
+        assert make_client(models={"preload": ()}).get("/health").json()["status"] == "ok"
+
     @pytest.mark.parametrize(
         ("body", "status", "code"),
         [

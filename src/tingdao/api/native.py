@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from tingdao.api.edge import NativeError, errors_of
+from tingdao.api.edge import WORKING, NativeError, errors_of
 from tingdao.api.forms import form_schema, read_form
 from tingdao.api.options import OptionFields, ShownVocabulary, options_of, vocabulary_of
 from tingdao.engines.registry import ModelState
@@ -93,7 +93,7 @@ def router(service: Service) -> APIRouter:
         response_model=TranscribeAnswer,
         response_model_exclude_unset=True,
         openapi_extra=form_schema(TranscribeFields),
-        responses=errors_of(NativeError),
+        responses=errors_of(NativeError, WORKING),
     )
     async def transcribe(request: Request) -> dict[str, Any]:
         async with read_form(request, TranscribeFields, service.fetcher) as (recording, fields):
@@ -142,7 +142,8 @@ def _segment(segment: Segment) -> dict[str, Any]:
 
 
 def _health(state: ModelState) -> Health:
-    status = {"ready": "ok", "failed": "failed"}.get(state.state, "loading")
+    # An idle model is loaded by the next request for it.
+    status = {"ready": "ok", "idle": "ok", "failed": "failed"}.get(state.state, "loading")
     stand_in = state.card.stand_in if state.card else None
     notice = STAND_IN_NOTICE if stand_in else None
     if status == "failed":
