@@ -31,16 +31,21 @@ def free_port() -> int:
 
 
 class Server:
-    """`tingdao serve` on a free port of the loopback, ended by its own pid."""
+    """`tingdao serve` on a free port of the loopback, or another program that does the same, ended by its own pid."""
 
-    def __init__(self, state: Path, **environment: str) -> None:
+    def __init__(
+        self,
+        state: Path,
+        program: tuple[str, ...] = ("-m", "tingdao.cli", "serve", "--port", "0"),
+        **environment: str,
+    ) -> None:
         self.state = state
         self.log = state / "server.log"
         state.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tingdao.cli", "serve", "--port", "0"],
+                [sys.executable, *program],
                 env={**os.environ, "TINGDAO_STATE_DIR": str(state), **environment},
                 stderr=log,
                 stdout=log,
