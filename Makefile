@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-full lint format bench lock clean
+.PHONY: help setup serve test test-full fuzz lint format bench lock clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ test: .venv/tools  ## set up and run the fast tests
 
 test-full: .venv/torch  ## the tests with a real server, real models, PyTorch, a browser and Node (needs chromium, npm)
 	$(BIN)/python -m pytest -q -m "e2e or qwen"
+
+fuzz: .venv/tools  ## ten minutes of made-up requests against the OpenAPI document
+	FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -m e2e tests/e2e/test_schema.py
 
 lint: .venv/tools  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check .

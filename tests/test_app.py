@@ -42,7 +42,7 @@ def test_openapi_describes_errors_as_they_are_answered(client):
         ("/api/v1/transcribe", client.post("/api/v1/transcribe")),
         ("/v1/audio/transcriptions", client.post("/v1/audio/transcriptions")),
     ):
-        reference = document["paths"][path]["post"]["responses"]["4XX"]["content"]["application/json"]["schema"]["$ref"]
+        reference = document["paths"][path]["post"]["responses"]["400"]["content"]["application/json"]["schema"]["$ref"]
         schema = document["components"]["schemas"][reference.rpartition("/")[2]]
         assert set(answer.json()) == set(schema["properties"])
 

@@ -4,8 +4,13 @@ import asyncio
 import io
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
+import threading
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -448,6 +453,48 @@ class TestTraces:
         assert spans() == ()
         client.post(PATH, files=jfk)
         assert "canary" not in " ".join(span.to_json() for span in spans())
+
+    def test_spans_reach_the_collector_that_the_variables_name(self, monkeypatch):
+        received = []
+
+        class Collector(BaseHTTPRequestHandler):
+            def do_POST(self):
+                received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+            threading.Thread(target=collector.serve_forever, daemon=True).start()
+            monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+            monkeypatch.setenv("OTEL_SERVICE_NAME", "night-shift")
+            made = traces.from_environment()
+            span = made.request("mine", "POST", PATH, {})
+            span.child("decode", {}).end(None, {})
+            span.end(None, {"status": 200})
+            made.close()
+            collector.shutdown()
+        assert {path for path, _ in received} == {"/v1/traces"}
+        body = b"".join(body for _, body in received)
+        assert all(word in body for word in (b"decode", b"night-shift", PATH.encode(), b"mine"))
+
+    def test_without_the_packages_it_serves_and_says_so(self, monkeypatch, lines):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+        monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+        assert traces.from_environment() is None
+        (line,) = [line for line in lines() if line["message"] == "no traces"]
+        assert line["advice"] == "Run: pip install 'tingdao[otel]'"
+
+    def test_nothing_is_imported_where_nothing_is_traced(self):
+        program = (
+            "import sys, tingdao.server; from tingdao.observe import traces; traces.from_environment();"
+            "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])"
+        )
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        assert subprocess.check_output([sys.executable, "-c", program], env=clean, text=True) == "[]\n"
 
     @pytest.mark.parametrize(
         "environment",

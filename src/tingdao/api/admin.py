@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import tingdao
-from tingdao.api.edge import OpenAIError, errors_of
+from tingdao.api.edge import CHANGING, OpenAIError, errors_of
 from tingdao.engines import memory
 from tingdao.engines.registry import ModelState
 from tingdao.engines.slot import State
@@ -126,7 +126,7 @@ class Status(BaseModel):
 
 def router(service: Service, journal: Journal, folder: Path) -> APIRouter:
     """The routes of the operators. folder: the state folder."""
-    routes = APIRouter(prefix="/admin", tags=["operators"], responses=errors_of(OpenAIError))
+    routes = APIRouter(prefix="/admin", tags=["operators"], responses=errors_of(OpenAIError, CHANGING))
     registry = service.registry
     began = time.monotonic()
 

@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse, Response
 
 from tingdao.api.chat_fields import ChatFields
 from tingdao.api.chat_request import Ask, read
-from tingdao.api.edge import OpenAIError, errors_of
+from tingdao.api.edge import WORKING, OpenAIError, errors_of
 from tingdao.api.inline import Inline
 from tingdao.api.payload import payload_schema, read_payload
 from tingdao.api.sse import EventStream
@@ -33,7 +33,7 @@ from tingdao.types import Joined, Opening, Progress, Segment, Transcript
 
 def router(service: Service) -> APIRouter:
     """The routes of this dialect."""
-    routes = APIRouter(prefix="/v1", tags=["chat"], responses=errors_of(OpenAIError))
+    routes = APIRouter(prefix="/v1", tags=["chat"], responses=errors_of(OpenAIError, WORKING))
 
     @routes.post(
         "/chat/completions",

@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tingdao import errors
 from tingdao.api.access import Access
 from tingdao.api.admission import KIB, Admission, Place, Upload
 from tingdao.caller import caller
@@ -77,10 +78,21 @@ class OpenAIError(BaseModel):
     error: OpenAIErrorBody
 
 
-def errors_of(shape: type[BaseModel]) -> dict[int | str, dict[str, object]]:
-    """The error responses of a dialect, for the OpenAPI document."""
-    described = {"4XX": "The request or the recording is at fault.", "5XX": "The service is; try again."}
-    return {status: {"model": shape, "description": text} for status, text in described.items()}
+READING = frozenset({400, 401, 403, 404, 429, 500, 503})
+"""What any request may be refused with."""
+CHANGING = READING | {408, 409, 413, 504}
+"""And one with a body."""
+WORKING = READING | {408, 413, 422, 504, 507}
+"""And one with a recording."""
+
+
+def errors_of(shape: type[BaseModel], statuses: frozenset[int] = READING) -> dict[int | str, dict[str, object]]:
+    """The error responses of a dialect, for the OpenAPI document, with the codes of each."""
+    codes: dict[int, list[str]] = {status: [] for status in sorted(statuses)}
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, TingdaoError) and kind.status in codes:
+            codes[kind.status].append(f"`{kind.code}`")
+    return {status: {"model": shape, "description": ", ".join(dict.fromkeys(found))} for status, found in codes.items()}
 
 
 def error_body(error: TingdaoError, path: str) -> BaseModel:

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import Field
 
-from tingdao.api.edge import OpenAIError, errors_of
+from tingdao.api.edge import WORKING, OpenAIError, errors_of
 from tingdao.api.forms import form_schema, read_form
 from tingdao.api.options import OptionFields, options_of, vocabulary_of
 from tingdao.api.sse import EventStream
@@ -81,7 +81,8 @@ def router(service: Service) -> APIRouter:
         "/audio/transcriptions",
         summary="Transcribe a recording",
         openapi_extra=form_schema(TranscriptionFields),
-        responses={200: {"description": "The transcript in the format asked for.", "content": _EXAMPLES}},
+        responses=errors_of(OpenAIError, WORKING)
+        | {200: {"description": "The transcript in the format asked for.", "content": _EXAMPLES}},
         response_class=Response,
     )
     async def transcriptions(request: Request) -> Response:
