@@ -189,7 +189,7 @@ def test_lists_come_from_the_environment_as_json(monkeypatch, tmp_path):
     assert [entry.port for entry in loaded.allow] == [9000, None]
     assert loaded.ports == (8443,)
     monkeypatch.setenv("TINGDAO_FETCH_ALLOW", "files.internal")
-    with pytest.raises(SetupError, match=r"must be JSON.*fetch"):
+    with pytest.raises(SetupError, match=r"fetch.allow.*is not JSON"):
         settings.load()
     monkeypatch.setenv("TINGDAO_FETCH_ALLOW", '["files.internal/x"]')
     with pytest.raises(SetupError, match=r"fetch\.allow\.0.*'files\.internal/x'"):
