@@ -192,5 +192,5 @@ def test_lists_come_from_the_environment_as_json(monkeypatch, tmp_path):
     with pytest.raises(SetupError, match=r"fetch.allow.*is not JSON"):
         settings.load()
     monkeypatch.setenv("TINGDAO_FETCH_ALLOW", '["files.internal/x"]')
-    with pytest.raises(SetupError, match=r"fetch\.allow\.0.*'files\.internal/x'"):
+    with pytest.raises(SetupError, match=r"fetch\.allow.*files\.internal/x"):
         settings.load()
