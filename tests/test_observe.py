@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -511,3 +512,38 @@ class TestTraces:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         assert traces.from_environment() is None
+
+
+class TestGpus:
+    """With a torch that says what the real one says; none of the test machines has a GPU."""
+
+    @pytest.fixture
+    def torch(self, monkeypatch):
+        asked = []
+
+        def mem_get_info(number):
+            asked.append(number)
+            return 30, 100
+
+        cuda = SimpleNamespace(
+            is_initialized=lambda: True,
+            device_count=lambda: 2,
+            memory_reserved=lambda number: 50 if number == 1 else 0,
+            mem_get_info=mem_get_info,
+        )
+        monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+        return cuda, asked
+
+    def test_only_those_that_are_used_are_looked_at(self, torch, client):
+        assert memory.gpus() == [memory.Gpu(1, used=70, reserved=50, total=100)]
+        assert torch[1] == [1]
+        found = samples(client.service.metrics.render().decode())
+        assert found["tingdao_gpu_memory_used_bytes", (("gpu", "1"),)] == 70
+        assert found["tingdao_gpu_memory_reserved_bytes", (("gpu", "1"),)] == 50
+        assert found["tingdao_gpu_memory_total_bytes", (("gpu", "1"),)] == 100
+
+    def test_nothing_where_no_model_is_on_one(self, torch, monkeypatch):
+        torch[0].is_initialized = lambda: False
+        assert memory.gpus() == []
+        monkeypatch.delitem(sys.modules, "torch")
+        assert memory.gpus() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,9 @@ import httpx2
 import pytest
 
 from tingdao.engines.weights import WHISPER_BASE, find
+
+SECRET = re.compile(r"\b(td|ek)_[0-9A-Za-z_-]{16,}")
+"""Keys and tickets."""
 
 
 def pytest_collection_modifyitems(items):
@@ -88,7 +92,12 @@ class Server:
     def stop(self, how: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.wait(40)
+        status = self.process.wait(40)
+        # Whatever a test did: the log of its server has no key, no ticket, and nothing of what was said.
+        told = self.log.read_text()
+        assert not SECRET.search(told), "there is a key in the log"
+        assert "fellow Americans" not in told
+        return status
 
 
 @pytest.fixture(scope="session")
