@@ -10,26 +10,25 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import click
 
 import tingdao
 from tingdao.commands.bench import bench
+from tingdao.commands.keys import keys
+from tingdao.commands.setup import given, read_settings, stop
 from tingdao.errors import BadRequest, SetupError, TingdaoError
 
 if TYPE_CHECKING:
     from tingdao.engines.hubs import HubName
     from tingdao.engines.openvino_weights import Precision
-    from tingdao.keys import KeyStore
     from tingdao.pipeline.service import Service
-    from tingdao.settings import Settings
     from tingdao.types import Options, Script, Transcript
-    from tingdao.usage import Ledger
 
 FORMATS = ("txt", "srt", "vtt", "json", "tsv")
 DOWNLOADS = ("0.6b", "1.7b", "aligner", "whisper-base")
@@ -44,26 +43,7 @@ def main() -> None:
 
 
 main.add_command(bench)
-
-
-def _settings(**flags: Any) -> Settings:  # noqa: ANN401  flags of any type
-    """Settings with the flags that were really given."""
-    from tingdao import settings
-
-    try:
-        return settings.load(**_given(**flags))
-    except SetupError as error:
-        _stop(error)
-
-
-def _given(**flags: Any) -> dict[str, Any]:  # noqa: ANN401  flags of any type
-    """The flags that were given, without those left out."""
-    return {name: value for name, value in flags.items() if value not in (None, {})}
-
-
-def _stop(error: Exception) -> NoReturn:
-    click.echo(f"tingdao: {error}", err=True)
-    sys.exit(2)
+main.add_command(keys)
 
 
 def _model_options(command: CommandT) -> CommandT:
@@ -86,11 +66,11 @@ def serve(host: str | None, port: int | None, model: str | None, device: str | N
     from tingdao import server
     from tingdao.settings import load
 
-    flags = _given(model=model, server=_given(host=host, port=port), qwen=_given(device=device, dtype=dtype))
+    flags = given(model=model, server=given(host=host, port=port), qwen=given(device=device, dtype=dtype))
     try:
-        server.serve(_settings(**flags), partial(load, **flags))
+        server.serve(read_settings(**flags), partial(load, **flags))
     except SetupError as error:
-        _stop(error)
+        stop(error)
 
 
 @main.command()
@@ -128,7 +108,7 @@ def transcribe(
     from tingdao.text import terms
     from tingdao.types import Options
 
-    settings = _settings(model=model, qwen=_given(device=device, dtype=dtype))
+    settings = read_settings(model=model, qwen=given(device=device, dtype=dtype))
     observe.configure_logging(LogSettings(level="error"))
     writer = WRITERS[format_]
     try:
@@ -146,7 +126,7 @@ def transcribe(
             output.mkdir(parents=True, exist_ok=True)
         failed = asyncio.run(_transcribe_all(service, recordings, options, writer, format_, output))
     except (SetupError, BadRequest) as error:
-        _stop(error)
+        stop(error)
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
         sys.exit(130)
@@ -258,12 +238,12 @@ def download(name: str, hub: HubName, revision: str | None, to: Path | None) -> 
     """
     from tingdao.engines import weights
 
-    settings = _settings()
+    settings = read_settings()
     release = weights.RELEASES[name]
     try:
         folder = weights.download(release, to or settings.models_dir / release.name, hub=hub, revision=revision)
     except SetupError as error:
-        _stop(error)
+        stop(error)
     click.echo(f"{release.name} is in {folder}, and every file is the one that was announced.")
     if to is not None:
         click.echo("Give this folder wherever a model name is taken, such as `tingdao serve --model FOLDER`.")
@@ -280,7 +260,7 @@ def reload(model: str | None, url: str | None, key: str | None) -> None:
     """
     from tingdao import remote
 
-    url = url or f"http://127.0.0.1:{_settings().server.port}"
+    url = url or f"http://127.0.0.1:{read_settings().server.port}"
     click.echo(f"{url} loads {model or 'the default model'} anew …", err=True)
 
     def waiting(seconds: float) -> None:
@@ -290,7 +270,7 @@ def reload(model: str | None, url: str | None, key: str | None) -> None:
     try:
         done = asyncio.run(remote.ask(url, "/admin/reload-model", {"model": model}, key, waiting))
     except SetupError as error:
-        _stop(error)
+        stop(error)
     except KeyboardInterrupt:
         click.echo("\nThe service goes on with it.", err=True)
         sys.exit(130)
@@ -316,13 +296,13 @@ def convert(folder: Path, precision: Precision, to: Path | None) -> None:
     from tingdao.engines.openvino_weights import converted_name
     from tingdao.engines.qwen_weights import open_checkpoint
 
-    target = to or _settings().models_dir / converted_name(folder, precision)
+    target = to or read_settings().models_dir / converted_name(folder, precision)
     try:
         checkpoint = open_checkpoint(folder)
         with tqdm(desc=precision, unit="B", unit_scale=True, total=checkpoint.size, disable=None, leave=False) as bar:
             run(checkpoint, target, precision, lambda done, _: bar.update(done - bar.n))
     except SetupError as error:
-        _stop(error)
+        stop(error)
     click.echo(f"{folder} is in {target}, converted to {precision}.")
     if to is not None:
         click.echo("Give this folder wherever a model name is taken, such as `tingdao serve --model FOLDER`.")
@@ -334,121 +314,12 @@ def check(folder: Path | None) -> None:
     """Say what was found, which model would serve, and what to do next; or check one model FOLDER."""
     from tingdao import checkup
 
-    findings = checkup.examine_folder(folder) if folder else checkup.examine(_settings())
+    findings = checkup.examine_folder(folder) if folder else checkup.examine(read_settings())
     for finding in findings:
         click.echo(f"{'✓' if finding.good else '✗'} {finding.what}")
         if finding.advice:
             click.echo(f"    → {finding.advice}")
     sys.exit(2 if any(finding.fatal for finding in findings) else 0)
-
-
-@main.group()
-def keys() -> None:
-    """Make, list and revoke the keys of callers."""
-
-
-@keys.command("add")
-@click.argument("name")
-@click.option("--quota", help="Audio per day (UTC), such as 10h/day.")
-@click.option("--rate", help="Requests per time, such as 60/minute.")
-@click.option("--audio-rate", help="Audio per time, such as 30m/minute, after which it has to wait.")
-@click.option("--models", help="Models it may use, such as qwen3-asr-0.6b,whisper-base.  [default: all]")
-@click.option("--expires", help="When it ends: 12h, 30d, or a day such as 2027-01-01, at 0:00 UTC.  [default: never]")
-@click.option("--admin", is_flag=True, help="May operate the service: metrics, /admin.")
-def add_key(
-    name: str,
-    quota: str | None,
-    rate: str | None,
-    audio_rate: str | None,
-    models: str | None,
-    expires: str | None,
-    admin: bool,  # noqa: FBT001  click gives flags like this
-) -> None:
-    """Make a key called NAME and print it, the only time.
-
-    What is left out is as the settings say for all keys ([limits]). A running service knows the key within a second.
-    """
-    from tingdao.keys import parse_expiry
-    from tingdao.rates import Rate
-
-    with _key_store() as (store, _):
-        try:
-            key = store.add(
-                name,
-                quota=Rate.quota(quota) if quota else None,
-                rate=Rate.requests(rate) if rate else None,
-                audio_rate=Rate.audio(audio_rate) if audio_rate else None,
-                models=_model_names(models) if models else None,
-                expires=parse_expiry(expires) if expires else None,
-                admin=admin,
-            )
-        except ValueError as error:
-            _stop(error)
-    click.echo(key)
-    click.echo(
-        f"This is the key {name!r}. Keep it: it is not shown again. Send it as 'Authorization: Bearer {key[:6]}…'.",
-        err=True,
-    )
-
-
-@keys.command("list")
-def list_keys() -> None:
-    """List all keys with their limits and their use today; never the keys themselves."""
-    from tingdao.keys import KEY_COLUMNS, describe
-    from tingdao.rates import duration
-
-    with _key_store() as (store, ledger):
-        rows: list[tuple[str, ...]] = [(*KEY_COLUMNS, "requests today", "audio today")]
-        for key in store.all():
-            use = ledger.used(key.name)
-            rows.append((*describe(key), str(use.requests), duration(round(use.seconds, 1))))
-    if len(rows) == 1:
-        click.echo("There are no keys. Make one with `tingdao keys add NAME`.")
-        return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-
-
-@keys.command("revoke")
-@click.argument("name")
-def revoke_key(name: str) -> None:
-    """End the key called NAME, within a second and for good."""
-    with _key_store() as (store, _):
-        store.revoke(name)
-    click.echo(f"The key {name!r} is revoked.")
-
-
-@contextmanager
-def _key_store() -> Iterator[tuple[KeyStore, Ledger]]:
-    """The keys and their use in the database that the settings name. What the operator must mend ends the program."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from tingdao import app
-    from tingdao.keys import KeyStore
-    from tingdao.usage import Ledger
-
-    settings = _settings()
-    try:
-        with closing(app.database(settings)) as database:
-            yield KeyStore(database), Ledger(database)
-    except SetupError as error:
-        _stop(error)
-    except SQLAlchemyError as error:
-        _stop(SetupError(f"The database of the keys failed: {str(error).partition(chr(10))[0]}"))
-
-
-def _model_names(text: str) -> frozenset[str]:
-    """Real names of models; says which are none of this machine's now, since a typo would shut the key out."""
-    from tingdao import app
-    from tingdao.engines import weights
-
-    given = {name.strip() for name in text.split(",") if name.strip()}
-    names = frozenset(weights.QWEN[name].name if name in weights.QWEN else name for name in given)
-    known = {offer.name for offer in app.offers(_settings())}
-    for name in sorted(names - known):
-        click.echo(f"Note: there is no model {name!r} here now. Models: {', '.join(sorted(known))}.", err=True)
-    return names
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from tingdao.commands.setup import stop
 from tingdao.errors import SetupError
 
 
@@ -79,8 +80,7 @@ def bench(
             levels = asyncio.run(run.run(recordings, concurrencies))
         except SetupError as error:
             bar.close()
-            click.echo(f"tingdao: {error}", err=True)
-            sys.exit(2)
+            stop(error)
         except KeyboardInterrupt:
             bar.close()
             click.echo("Stopped.", err=True)
