@@ -202,6 +202,7 @@ def test_a_request_past_its_deadline_is_cancelled_down_to_the_engine(make_client
             assert time.monotonic() - began < 1.5
             assert (answer.status_code, answer.json()["error"]) == (504, "deadline_exceeded")
             assert (engine.running, engine.cancelled) == (0, 1)
+            assert client.service.metrics.registry.get_sample_value("tingdao_in_flight") == 0
             engine.hold.set()
             assert (await ask(http, PATH, short, headers={"x-timeout": "30"})).status_code == 200
 
@@ -247,8 +248,8 @@ def test_a_stream_past_its_deadline_ends_with_an_error_event(make_client, record
                     headers={"x-timeout": "60"},
                 )
             )
-            await until(lambda: len(engine.asked) > 1)
-            await asyncio.sleep(0.2)
+            await until(lambda: len(engine.asked) > 1 and not engine.hold.is_set())
+            await asyncio.sleep(0.3)  # for the words to be sent
             (place,) = client.door.admission._places
             place.end(DeadlineExceeded("too late"))
             answer = await request
@@ -320,7 +321,8 @@ def test_a_client_that_leaves_frees_the_engine_within_a_second(make_client, reco
 
         async with client.session():
             request = asyncio.create_task(client.app(scope_of(path, content_type), messages.get, send))
-            await until(lambda: engine.running and (kind != "stream" or len(engine.asked) > 1))
+            # A stream has then shown its first words, and the engine keeps the next ones.
+            await until(lambda: engine.running and (kind != "stream" or len(sent) > 1))
             messages.put_nowait({"type": "http.disconnect"})
             began = time.monotonic()
             await until(lambda: not engine.running, 1.0)
@@ -496,3 +498,35 @@ def test_one_callers_hundred_requests_do_not_keep_out_anothers_one(make_client, 
     asyncio.run(main())
     assert ended.index(("10.0.0.2", 200)) < 20
     assert [status for _, status in ended] == [200] * 100
+
+
+def test_who_would_wait_too_long_is_refused_at_once_and_told_how_long(make_client):
+    engine = FakeEngine(width=1, clip_limit=5.0)
+    client = make_client(engine, server={"max_wait_s": 0.2})
+    body, content_type = form(media.wav(media.pcm() * 6))  # 66 s
+    original = engine.recognise
+
+    async def slowly(clip, ask):
+        await asyncio.sleep(0.05)
+        return await original(clip, ask)
+
+    engine.recognise = slowly
+
+    async def main():
+        async with client.session() as http:
+            load = client.service.load
+            headers = {"content-type": content_type}
+            running = [asyncio.create_task(http.post(PATH, content=body, headers=headers)) for _ in range(4)]
+            await until(lambda: load.wait > 0.3)
+            began = time.monotonic()
+            refused = await http.post(PATH, content=body, headers=headers)
+            assert time.monotonic() - began < 0.1
+            assert (refused.status_code, refused.json()["error"]) == (503, "overloaded")
+            assert refused.headers["retry-after"] == "1"
+            assert [(await task).status_code for task in running] == [200] * 4
+            # At most 5 s of audio in 0.05 s, two clips at a time.
+            assert 20 < load.speed < 220
+            assert load.wait == 0
+            assert (await http.post(PATH, content=body, headers=headers)).status_code == 200
+
+    asyncio.run(main())

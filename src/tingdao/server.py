@@ -31,6 +31,8 @@ from tingdao.settings import Settings
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
+FILES = 65_536
+"""Files and connections that are enough for anybody."""
 PARTING = 3
 """Seconds that connections may take to be closed after the last request."""
 BUSY = 5.0
@@ -168,9 +170,10 @@ class _Rereading:
 
 
 def _allow_files() -> None:
-    """Let this process have as many files and connections open as it is allowed to: a request needs about six."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Let this process have more files and connections open than the usual 1024: a request needs about six."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, enough), most))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -138,7 +138,7 @@ class Edge:
         self._app = app
         self._admission = admission
         self._journal = journal
-        self._metrics = journal.metrics
+        journal.metrics.in_flight.set_function(lambda: admission.in_flight)
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -209,7 +209,6 @@ class Edge:
         """
         seconds = self._admission.time_limit(scope)
         with self._admission.place(caller.get().party, exchange.upload, seconds) as place:
-            self._metrics.in_flight.set(self._admission.in_flight)
             scope[PLACE] = place
             work = place.work = asyncio.ensure_future(self._app(scope, watched_receive, send))
             watch = asyncio.ensure_future(_wait_for_leaving(exchange, receive))
@@ -227,7 +226,6 @@ class Edge:
                 watch.cancel()
                 work.cancel()
                 await asyncio.gather(work, watch, return_exceptions=True)
-        self._metrics.in_flight.set(self._admission.in_flight)
 
     async def _receive(self, exchange: _Exchange, receive: Receive) -> Message:
         """The next part of the body, within the limits. Raises TooLarge, UploadTimeout."""
