@@ -134,6 +134,14 @@ class TestLog:
         text = client.service.metrics.render().decode()
         assert samples(text)["tingdao_refusals_total", (("code", "engine_failed"),)] == 1
 
+    def test_what_nobody_foresaw_is_not_taken_for_a_client_that_left(self, client, lines, monkeypatch):
+        async def broken(*_):
+            raise RuntimeError("broken")
+
+        monkeypatch.setattr("tingdao.api.access.Access.admit", broken)
+        assert client.get("/v1/models").status_code == 500
+        assert (request_line(lines)["status"], request_line(lines)["error"]) == (500, "internal_error")
+
     @pytest.mark.parametrize("wanted", [False, True])
     def test_transcripts_only_where_asked_for(self, make_client, engine, jfk, lines, wanted):
         engine.answer = lambda clip, ask: Recognition("canary words", "en")

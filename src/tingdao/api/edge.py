@@ -151,6 +151,9 @@ class Edge:
         exchange = _Exchange(figures, Upload(self._admission.settings.min_upload_kib_s * KIB))
         try:
             await self._exchange(exchange, scope, receive, send)
+        except Exception:
+            exchange.status, exchange.error = TingdaoError.status, TingdaoError.code
+            raise  # the server answers
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._journal.close(exchange.figures, route, exchange.status, exchange.error, exchange.upload.received)
