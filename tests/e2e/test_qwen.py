@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -230,6 +231,24 @@ def test_words_in_a_language_the_aligner_lacks_are_refused(server):
     assert (openai.status_code, openai.json()["error"]["code"]) == (400, "unsupported_option")
     # It is the words that are refused, not the language.
     assert send(server, "jfk.flac", language="sv")["language"] == "sv"
+
+
+def test_subtitles_have_the_times_of_words_where_these_are_known(server):
+    def subtitles(**fields):
+        return httpx2.post(
+            f"{server.url}/v1/audio/transcriptions",
+            files={"file": (RECORDINGS / "jfk.flac").read_bytes()},
+            data={"model": "default", "response_format": "srt"} | fields,
+            timeout=60,
+        )
+
+    clocks = re.findall(r"^00:00:(\d\d),(\d{3}) -->", subtitles().text, re.MULTILINE)
+    starts = [int(seconds) + int(thousandths) / 1000 for seconds, thousandths in clocks]
+    assert len(starts) > 1
+    said = [start for _, start, _ in TAUGHT["jfk.flac"]]
+    assert all(min(abs(start - at) for at in said) < 0.3 for start in starts)
+    # Nobody asked for words, so a language without them is no error.
+    assert subtitles(language="sv").status_code == 200
 
 
 def test_silence_has_no_words(server):
