@@ -90,6 +90,7 @@ def test_progress_ends_at_the_whole(tmp_path):
     assert told[-1] == (CHECKPOINT.size, CHECKPOINT.size)
 
 
+@pytest.mark.qwen  # the extra brings safetensors
 def test_safetensors_reads_it(folder):
     from safetensors import safe_open
 
