@@ -1,17 +1,19 @@
 """What is left of the service when ten times as much is asked of it as it can do.
 
-    python benchmarks/overload.py [--seconds 60] [--times 10] [--json]
+    python benchmarks/overload.py [--seconds 60] [--times 10] [--embedded] [--json]
 
 Against `timed_server.py`, in a process of its own: an engine whose speed is known, so that what is measured is the
-service and not the model. First clients that wait for their answers saturate it: that is its capacity. Then requests
-come at ten times that rate, whether or not they are answered, each on a connection of its own. Counted are the answers
-per second, and how fast those who found no room were told so.
+service and not the model. With --embedded, against the service as it is installed, whose model wants the same cores as
+the refusals; what else this machine does then changes the result. First clients that wait for their answers saturate
+it: that is its capacity. Then requests come at ten times that rate, whether or not they are answered, each on a
+connection of its own. Counted are the answers per second, and how fast those who found no room were told so.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import statistics
@@ -19,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -145,14 +149,16 @@ def _cpu(pid: int) -> float:
 
 
 def _serving(log: Path) -> tuple[str, int]:
-    """Where the server listens, once it does."""
+    """Where the server listens, once its model is there."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        for line in log.read_text().splitlines():
-            if '"serving"' in line and line.endswith("}"):
-                host, port = json.loads(line)["url"].split("/")[2].rsplit(":", 1)
-                return host, int(port)
         time.sleep(0.05)
+        lines = [line for line in log.read_text().splitlines() if '"serving"' in line and line.endswith("}")]
+        if lines:
+            url = json.loads(lines[0])["url"]
+            with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{url}ready"):
+                host, port = url.split("/")[2].rsplit(":", 1)
+                return host, int(port)
     raise SystemExit(f"The server does not start:\n{log.read_text()}")
 
 
@@ -163,12 +169,15 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=10.0, help="the capacity")
     parser.add_argument("--clip", type=float, default=0.5, help="seconds that the engine takes for a clip")
     parser.add_argument("--width", type=int, default=4, help="clips that the engine takes at once")
+    parser.add_argument("--embedded", action="store_true", help="measure with the real embedded model")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
         command = [sys.executable, str(HERE / "timed_server.py")]
         command += ["--seconds", str(given.clip), "--width", str(given.width)]
+        if given.embedded:
+            command = [sys.executable, "-m", "tingdao.cli", "serve", "--model", "whisper-base", "--port", "0"]
         with log.open("wb") as file:
             environment = {**os.environ, "TINGDAO_STATE_DIR": folder}
             process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
