@@ -21,7 +21,7 @@ from tingdao.types import Segment, Transcript
 API_ROOT = "/api/v1/transcribe"
 STAND_IN_NOTICE = (
     "The small embedded model is in use. It only stands in for Qwen3-ASR, which makes far fewer mistakes: "
-    "run `tingdao download 0.6b` and `pip install 'tingdao[qwen]'`, then serve again."
+    "run `tingdao download 0.6b` and `pip install 'tingdao[cpu]'` (with a GPU: tingdao[qwen]), then serve again."
 )
 
 
