@@ -54,7 +54,9 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "web"
 EMBEDDED_BYTES = 500_000_000
 """What the embedded model takes at work (459 MB measured)."""
-LIVE = frozenset({"server", "model", "aliases", "models", "routing", "qwen", "embedded", "limits", "vocabulary", "log"})
+LIVE = frozenset(
+    {"server", "model", "aliases", "models", "routing", "qwen", "vllm", "embedded", "limits", "vocabulary", "log"}
+)
 """Settings that can be changed at run time, but for some of them."""
 FIXED = frozenset(
     {"log.transcripts", *(f"server.{name}" for name in ("host", "port", "keyless", "open_metrics", "trusted_proxies"))}
@@ -129,10 +131,12 @@ def prepare_state(settings: Settings) -> None:
 def offers(settings: Settings) -> list[Offer[Engine]]:
     """The models that can be served, the default one first. Raises SetupError when the default is none of them.
 
-    `auto` is the first Qwen3-ASR that is there and can run, else the embedded model.
+    `auto` is Qwen3-ASR on the servers of the settings, or the first that is there and can run, else the embedded model.
     """
     folders = qwen_folders(settings)
     known = [_qwen_offer(name, folder, settings) for name, folder in folders.items()]
+    if settings.vllm.upstreams:
+        known.append(_vllm_offer(settings))
     known.append(
         Offer(
             weights.WHISPER_BASE.name,
@@ -143,7 +147,9 @@ def offers(settings: Settings) -> list[Offer[Engine]]:
         )
     )
     wanted = settings.model
-    if wanted == "auto":
+    if wanted == "auto" and settings.vllm.upstreams:
+        wanted = settings.vllm.name
+    elif wanted == "auto":
         wanted = next(iter(folders)) if folders and qwen_runtime.any_installed() else weights.WHISPER_BASE.name
     if wanted in weights.QWEN:
         wanted = weights.QWEN[wanted].name
@@ -199,6 +205,19 @@ def _qwen_offer(name: str, folder: Path, settings: Settings) -> Offer[Engine]:
         memory=memory.estimate(folder),
         free=partial(_free, settings.qwen.device),
     )
+
+
+def _vllm_offer(settings: Settings) -> Offer[Engine]:
+    from tingdao.engines.vllm import VllmEngine
+
+    offer = Offer(
+        settings.vllm.name,
+        partial(VllmEngine, settings.vllm),
+        recipe=settings.vllm,
+        open=VllmEngine.open,
+        trouble=lambda engine: engine.trouble,
+    )
+    return cast("Offer[Engine]", offer)
 
 
 def _free(device: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
@@ -96,6 +97,27 @@ def examine_folder(folder: Path) -> list[Finding]:
     return findings
 
 
+def _vllm(settings: Settings) -> list[Finding]:
+    """Whether each vLLM server of the settings recognises, and what it can."""
+    if not settings.vllm.upstreams:
+        return []
+    from tingdao.engines.vllm import examine_all
+
+    try:
+        found = asyncio.run(examine_all(settings.vllm))
+    except SetupError as error:
+        return [Finding("The vLLM servers cannot be asked", good=False, advice=str(error), fatal=True)]
+    findings = []
+    for name, facts in found:
+        if isinstance(facts, str):
+            findings.append(Finding(f"vLLM at {name} cannot be used", good=False, advice=facts))
+            continue
+        can = ", ".join(sorted(facts.can))
+        told = f"vLLM {facts.identity.version} with {facts.identity.model!r}"
+        findings.append(Finding(f"vLLM at {name} recognises: {told}, {facts.identity.length} tokens, can: {can}"))
+    return findings
+
+
 def _models(settings: Settings) -> list[Finding]:
     findings = []
     folders = app.qwen_folders(settings)
@@ -104,6 +126,7 @@ def _models(settings: Settings) -> list[Finding]:
         findings += [Finding(f"{name}: {each.what}", each.good, each.advice) for each in found]
     if aligner := app.aligner_offer(settings):
         findings.append(Finding(f"{aligner.name} is set up: words get times"))
+    findings += _vllm(settings)
     if folders and not qwen_runtime.any_installed():
         findings.append(
             Finding(

@@ -13,6 +13,7 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -64,9 +65,22 @@ Dtype = Annotated[
 
 Allowed = Annotated[AllowedHost, BeforeValidator(lambda entry: AllowedHost.parse(str(entry)))]
 
+Upstream = Annotated[str, BeforeValidator(lambda text: _upstream(str(text)))]
+
 Requests = Annotated[Rate | None, BeforeValidator(lambda text: text and Rate.requests(text))]
 Audio = Annotated[Rate | None, BeforeValidator(lambda text: text and Rate.audio(text))]
 Quota = Annotated[Rate | None, BeforeValidator(lambda text: text and Rate.quota(text))]
+
+
+def _upstream(text: str) -> str:
+    """A server's URL without what follows the port or folder. Raises ValueError."""
+    parts = urlsplit(text)
+    plain = not (parts.query or parts.fragment or parts.username or re.search(r"\s", text))
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not plain:
+        raise ValueError(f"{text!r} is not the URL of a server, such as http://gpu1:8000")
+    if parts.port == 0:
+        raise ValueError(f"{text!r} has no port that a server can have")
+    return text.rstrip("/").removesuffix("/v1")
 
 
 class Section(BaseModel):
@@ -328,6 +342,43 @@ class QwenSettings(Section):
     context_tokens: int = Field(4096, ge=0, le=32_768, description="Longest context text, in tokens.")
 
 
+class VllmSettings(Section):
+    """`[vllm]`: Qwen3-ASR on vLLM servers (0.14 or newer), as one model of this service."""
+
+    upstreams: tuple[Upstream, ...] = Field(
+        (),
+        description='Where the servers are, such as `["http://gpu1:8000", "http://gpu2:8000"]`. Each address behind a '
+        'name is a server of its own. With any, `model = "auto"` means them.',
+    )
+    name: str = Field("qwen3-asr", min_length=1, description="Name of the model in this service.")
+    model: str = Field(
+        "", description="Name under which the servers serve it (`--served-model-name`). Default: the only one they do."
+    )
+    key: SecretStr | None = Field(None, description="Key that the servers ask for (`--api-key`).")
+    ca: Path | None = Field(
+        None, description="File with the authorities that servers on https are signed by. Default: those of the system."
+    )
+    width: int = Field(64, ge=1, le=4096, description="Clips at each server at once; more wait here.")
+    encoding: Literal["flac", "wav"] = Field(
+        "flac", description="How clips travel: flac, or wav, which takes less work and 1.7 times the bytes."
+    )
+    context_tokens: int = Field(4096, ge=0, le=32_768, description="Longest context text, in tokens.")
+    connect_timeout_s: float = Field(3.0, gt=0, description="Longest that connecting to a server may take, in seconds.")
+    idle_timeout_s: float = Field(
+        30.0, gt=0, description="Longest wait for a server's next words, in seconds, while no other server is free."
+    )
+    timeout_s: float = Field(300.0, gt=0, description="Time after which a clip that failed is not tried again.")
+    retries: int = Field(3, ge=0, le=20, description="More tries of a clip after servers failed on it.")
+    wait_s: float = Field(
+        10.0, ge=0, description="How long clips wait for a server to come back while none is up, in seconds."
+    )
+    canary_s: float = Field(
+        15.0, gt=0, description="A server that has nothing to do recognises a known recording this often, in seconds."
+    )
+    canary_timeout_s: float = Field(20.0, gt=0, description="Longest that it may take over that, in seconds.")
+    resolve_s: float = Field(10.0, gt=0, description="How often names of servers are looked up again, in seconds.")
+
+
 class AlignerSettings(Section):
     """`[aligner]`: Qwen3-ForcedAligner, which times words (needs the extra `qwen`)."""
 
@@ -453,6 +504,7 @@ class Settings(BaseSettings):
     fetch: FetchSettings = FetchSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
     qwen: QwenSettings = QwenSettings()
+    vllm: VllmSettings = VllmSettings()
     aligner: AlignerSettings = AlignerSettings()
     text: TextSettings = TextSettings()
     models: ModelsSettings = ModelsSettings()

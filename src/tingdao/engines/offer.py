@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -35,6 +35,8 @@ class Offer(Generic[ModelT]):
     recipe: what `load` depends on. An offer of the same name with another recipe is another model.
     memory: bytes that it will take, roughly; 0 when nobody knows.
     free: bytes that are free where it will be; may block.
+    open: finishes the loading in the event loop, for models that live there.
+    trouble: why a loaded model cannot work now, in words for the operator; None while it can.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Offer(Generic[ModelT]):
     recipe: object = None
     memory: int = 0
     free: Callable[[], int] = lambda: NO_LIMIT
+    open: Callable[[ModelT], Awaitable[None]] | None = None
+    trouble: Callable[[ModelT], str | None] = lambda _: None
 
 
 @dataclass(eq=False, slots=True)

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from tingdao import languages
 from tingdao.engines.base import Ask, Ended
+from tingdao.engines.qwen_answer import TAG, AnswerReader, opening, parse
 from tingdao.errors import ContextTooLong, SetupError
 from tingdao.types import SAMPLE_RATE, Clip
 
@@ -36,7 +36,6 @@ TOKENS_PER_SECOND = 25
 """More than the fastest speech takes: hurried Hindi, at about a token a letter, comes to some 20."""
 TOKENS_AT_LEAST = 32
 LOOP_TIMES, LOOP_TOKENS, LOOP_PERIOD = 8, 24, 60
-CODES = {name.lower(): code for code, name in languages.NAMES.items()}
 
 
 @dataclass(eq=False, slots=True)
@@ -105,6 +104,11 @@ def audio_tokens(frames: int) -> int:
     return frames // CHUNK * 13 + rest
 
 
+def answer_budget(clip: Clip, ask: Ask) -> int:
+    """Tokens that an answer may have."""
+    return ask.max_tokens or TOKENS_AT_LEAST + ceil(clip.duration * TOKENS_PER_SECOND)
+
+
 def loops(tokens: Sequence[int]) -> bool:
     """Whether an answer has come to say the same again and again.
 
@@ -148,31 +152,13 @@ class Dialogue:
             tail += self._encode("assistant\n")
             follow = prefix
         else:
-            tail += [*self._encode(f"assistant\nlanguage {languages.NAMES[ask.language]}"), self.tag, *prefix]
-        budget = ask.max_tokens or TOKENS_AT_LEAST + ceil(clip.duration * TOKENS_PER_SECOND)
-        return Job(clip.samples, head, tail, budget, self.ends, self.tag, follow)
+            tag = opening(ask.language).removesuffix(TAG)
+            tail += [*self._encode(f"assistant\n{tag}"), self.tag, *prefix]
+        return Job(clip.samples, head, tail, answer_budget(clip, ask), self.ends, self.tag, follow)
 
     def answer(self, tokens: Sequence[int], ask: Ask) -> tuple[str, str | None]:
         """(text, ISO code of the language); no speech is ("", None)."""
-        spoken, code = self._split(tokens, ask)
-        return self.decode(spoken).strip(), code
-
-    def _split(self, tokens: Sequence[int], ask: Ask) -> tuple[list[int], str | None]:
-        """Ids of the text, and the language."""
-        if ask.language is not None:
-            return [*self._encode(ask.prefix), *(token for token in tokens if token != self.tag)], ask.language
-        if self.tag not in tokens:
-            # The budget ended inside the tag, or the model left it out and wrote text at once.
-            return ([], None) if self.decode(tokens).startswith("language") else (list(tokens), None)
-        at = list(tokens).index(self.tag)
-        if self.hears_nothing(tokens[:at]):
-            return [], None
-        named = self._named(tokens[:at])
-        # Several languages come as "Chinese,English": the first is the one it began in.
-        return [token for token in tokens[at + 1 :] if token != self.tag], CODES.get(named.split(",")[0].strip())
-
-    def _named(self, tag: Sequence[int]) -> str:
-        return self.decode(tag).strip().lower().removeprefix("language").strip()
+        return parse(self.decode(tokens), ask)
 
     def _encode(self, text: str) -> list[int]:
         """Ids of text whose steering tokens are only spelled: broken in two, they are read as plain characters."""
@@ -182,10 +168,6 @@ class Dialogue:
             ids += self._tokenizer.encode(text[begin : match.start() + 1], add_special_tokens=False).ids
             begin = match.start() + 1
         return ids + self._tokenizer.encode(text[begin:], add_special_tokens=False).ids
-
-    def hears_nothing(self, tag: Sequence[int]) -> bool:
-        """Whether the ids before `<asr_text>` say that there is no speech."""
-        return self._named(tag) == "none"
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Ids → text, steering tokens left out."""
@@ -199,37 +181,19 @@ class Dialogue:
 
 
 class Reader:
-    """An answer's text while it grows: gives each piece once, when it can no longer change.
-
-    Held back are the language tag, half a character, and white space that may turn out to be the end.
-    """
+    """An answer's text while its tokens come: as `AnswerReader`, and half a character is held back too."""
 
     def __init__(self, dialogue: Dialogue, ask: Ask) -> None:
-        self._dialogue, self._silent = dialogue, False
-        # With a forced language the text begins at once, after the prefix; else after the tag.
-        self._next = 0 if ask.language is not None else None
-        self._given, self._space = "", ""
-        self._prefix = ask.prefix if ask.language is not None else ""
+        self._dialogue, self._text, self._next = dialogue, AnswerReader(ask), 0
 
     def more(self, tokens: Sequence[int]) -> str:
         """The text that has been added, given all tokens so far."""
-        if self._next is None:
-            if self._dialogue.tag not in tokens:
-                return ""
-            self._next = list(tokens).index(self._dialogue.tag) + 1
-            self._silent = self._dialogue.hears_nothing(tokens[: self._next - 1])
-        text = self._dialogue.decode(tokens[self._next :])
-        if self._silent or text.endswith("\ufffd"):
+        said = self._dialogue.decode(tokens[self._next :])
+        if said.endswith("\ufffd"):
             return ""
         self._next = len(tokens)
-        text = self._prefix + text
-        self._prefix = ""
-        text = self._space + text if self._given else text.lstrip()
-        solid = text.rstrip()
-        self._space = text[len(solid) :]
-        self._given += solid
-        return solid
+        return self._text.more(said)
 
     def rest(self, text: str) -> str:
         """What is still to be given of the final text."""
-        return text.removeprefix(self._given) if text.startswith(self._given) else ""
+        return self._text.rest(text)

@@ -78,7 +78,7 @@ class Slot(Generic[ModelT]):
     def state(self) -> State:
         """How far it is."""
         if self._version:
-            return "ready"
+            return "failed" if self._trouble else "ready"
         if self._working:
             return "loading"
         return "failed" if self._failure else "idle"
@@ -90,8 +90,10 @@ class Slot(Generic[ModelT]):
 
     @property
     def reason(self) -> str | None:
-        """Why it could not be loaded, in words for the operator."""
-        return self._failure.reason if self._failure and not self._version else None
+        """Why it could not be loaded or cannot work now, in words for the operator."""
+        if self._version:
+            return self._trouble
+        return self._failure.reason if self._failure else None
 
     @property
     def since(self) -> float | None:
@@ -102,7 +104,9 @@ class Slot(Generic[ModelT]):
     def down(self) -> bool:
         """Whether whoever asks now would not get it."""
         failure = self._failure
-        return self._version is None and failure is not None and (self._working or failure.again > time.monotonic())
+        if self._version:
+            return self._trouble is not None
+        return failure is not None and (self._working or failure.again > time.monotonic())
 
     @property
     def calls(self) -> int:
@@ -232,6 +236,10 @@ class Slot(Generic[ModelT]):
         self._closing = False
 
     @property
+    def _trouble(self) -> str | None:
+        return self.offer.trouble(self._version.model) if self._version else None
+
+    @property
     def _working(self) -> bool:
         return self._task is not None and not self._task.done()
 
@@ -317,6 +325,8 @@ class Slot(Generic[ModelT]):
         began = time.monotonic()
         try:
             version = Version(await asyncio.to_thread(offer.load))
+            if offer.open:
+                await offer.open(version.model)
         except SetupError as error:
             log.error("model not loaded", extra={"model": self.name, "reason": str(error)})
             reason = str(error)

@@ -1,0 +1,323 @@
+"""Qwen3-ASR on one or many vLLM servers, as one engine.
+
+    recognise(clip, ask) ─ Question (FLAC, context) ─► Upstreams: which server? ─► Wire ─► pieces ─► text and language
+                                                            ▲ another one, when it fails ────┘
+
+What an answer means, when it loops and how long it may be is the same as in this process (`qwen_answer`,
+`qwen_dialogue`). A caller that leaves, and a loop, close the connection, which ends the work on the server. When a
+server fails, another one begins again, or goes on from the text that a live caller has already been given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from tingdao import languages
+from tingdao.engines import qwen_dialogue
+from tingdao.engines.base import Ability, Ask, Ended, ModelCard, Partial, Recognition
+from tingdao.engines.qwen_answer import TAG, AnswerReader, hears_nothing, opening, parse
+from tingdao.engines.qwen_dialogue import answer_budget
+from tingdao.engines.upstreams import Call, Moved, NoneUp, Upstream
+from tingdao.engines.vllm_fleet import Facts, Fleet, Lookup, examine, resolve, room, system_lookup
+from tingdao.engines.vllm_prompt import Question, plain
+from tingdao.engines.vllm_wire import Address, Broken, Busy, Misfit, Piece, Refused, Unreachable, UpstreamError, Wire
+from tingdao.errors import (
+    ContextTooLong,
+    EngineFailed,
+    ModelUnavailable,
+    TooLong,
+    UnknownLanguage,
+    UnsupportedOption,
+)
+from tingdao.settings import VllmSettings
+from tingdao.types import Clip, Usage
+
+log = logging.getLogger(__name__)
+
+
+class VllmEngine:
+    """One model on all servers of the settings. Raises SetupError for settings that cannot be used."""
+
+    def __init__(self, settings: VllmSettings, lookup: Lookup = system_lookup) -> None:
+        self._settings = settings
+        self._wire = Wire(settings)
+        self.fleet = Fleet(settings, self._wire, self._found_out, lookup)
+        self._closed = False
+        self._found_out()
+
+    async def open(self) -> None:
+        """Find the servers; returns when one is up or none can be for now."""
+        await self.fleet.open()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it cannot recognise now, in words for the operator; None while it can."""
+        return self.fleet.trouble
+
+    async def recognise(self, clip: Clip, ask: Ask) -> Recognition:
+        """Recognise one clip.
+
+        Raises EngineFailed, ModelUnavailable, UnknownLanguage, ContextTooLong, TooLong, UnsupportedOption.
+        """
+        answer = Answer(ask, answer_budget(clip, ask))
+        async with aclosing(self._tries(clip, ask, answer)) as pieces:
+            async for _ in pieces:
+                answer.shown = 0  # to nobody
+        return answer.recognition()
+
+    async def recognise_stream(self, clip: Clip, ask: Ask) -> AsyncIterator[Partial]:
+        """Recognise one clip and yield text as it comes. Raises as `recognise`."""
+        answer, reader = Answer(ask, answer_budget(clip, ask)), AnswerReader(ask)
+        async with aclosing(self._tries(clip, ask, answer)) as pieces:
+            async for piece in pieces:
+                if delta := reader.more(piece):
+                    yield Partial(delta)
+        recognition = answer.recognition()
+        yield Partial(reader.rest(recognition.text), recognition)
+
+    async def close(self) -> None:
+        """End all calls with EngineFailed, and all connections."""
+        self._closed = True
+        await self.fleet.close()
+        await self._wire.close()
+
+    def _found_out(self) -> None:
+        """The card follows what the servers that are up can do."""
+        facts = [self.fleet.facts[upstream] for upstream in self.fleet.upstreams.up]
+        lengths = [each.identity.length for each in facts if each.identity.length]
+        self._context_limit, clip_limit = room(min(lengths, default=None), self._settings.context_tokens)
+        everything: frozenset[Ability] = frozenset({"stream", "context", "force_language"})
+        self.card = ModelCard(
+            name=self._settings.name,
+            family="qwen3-asr",
+            languages=frozenset(languages.NAMES),
+            clip_limit=clip_limit,
+            width=self._settings.width * max(1, len(facts)),
+            can=everything.intersection(*(each.can for each in facts)),
+        )
+
+    async def _tries(self, clip: Clip, ask: Ask, answer: Answer) -> AsyncGenerator[str, None]:
+        """What is said, piece by piece, by one server or the next."""
+        self._check(clip, ask)
+        question = await asyncio.to_thread(Question.of, clip, ask.context, self._settings.encoding)
+        tried: set[Upstream] = set()
+        left = self._settings.retries
+        deadline = asyncio.get_running_loop().time() + self._settings.timeout_s
+        while answer.ended is None:
+            try:
+                async with self.fleet.upstreams.call(clip.duration, tried, self._settings.wait_s) as call:
+                    try:
+                        async with aclosing(self._try(call, question, answer)) as pieces:
+                            async for piece in pieces:
+                                yield piece
+                        self.fleet.upstreams.answered(call)
+                        continue
+                    except Refused as error:
+                        raise _refusal(error, ask, call.upstream) from None
+                    except Moved:
+                        reason, counts = "it was silent for too long", not self._closed
+                        if counts and call.upstream.state == "up":
+                            self.fleet.upstreams.failed(call, reason)
+                    except UpstreamError as error:
+                        reason, counts = str(error), not isinstance(error, Busy)
+                        self._blame(call, error)
+            except NoneUp:
+                raise ModelUnavailable(
+                    f"No server of the model {self._settings.name!r} can be reached now. Try again.", retry_after=5
+                ) from None
+            left -= counts
+            tried.add(call.upstream)
+            if self._closed or left < 0 or asyncio.get_running_loop().time() > deadline:
+                log.error("clip failed", extra={"model": self._settings.name, "reason": reason, "tried": len(tried)})
+                raise EngineFailed("The model failed on a part of this recording. Try again.")
+            answer.restart()
+
+    async def _try(self, call: Call, question: Question, answer: Answer) -> AsyncGenerator[str, None]:
+        """What one server says. Raises UpstreamError, Moved."""
+        address = self.fleet.address(call.upstream)
+        model = self.fleet.facts[call.upstream].identity.model
+        await self._check_context(call, model, answer.ask.context)
+        while answer.ended is None:
+            lead, tag_only = answer.lead, answer.tag_only
+            body = question.body(model, lead, answer.budget_left, tag_only=tag_only)
+            async with aclosing(self._wire.ask(address, body)) as pieces:
+                while True:
+                    try:
+                        piece = await call.wait(anext(pieces, None), self._settings.idle_timeout_s)
+                    except TimeoutError:
+                        raise Broken(f"Nothing came for {self._settings.idle_timeout_s:g} s") from None
+                    if piece is None:
+                        break
+                    if said := answer.take(piece):
+                        yield said
+                    if answer.ended == "loop":
+                        break
+            if said := answer.turn(tag_only=tag_only):
+                yield said
+            elif answer.ended is None:
+                raise Broken("Its answer ended without a reason")
+
+    async def _check_context(self, call: Call, model: str, context: str) -> None:
+        """Raises ContextTooLong. A token is a byte at least, so short contexts need not be counted."""
+        if len(context.encode()) <= self._context_limit:
+            return
+        counting = self._wire.count(self.fleet.address(call.upstream), model, f"system\n{plain(context)}")
+        try:
+            count = await call.wait(counting, self._settings.idle_timeout_s)
+        except TimeoutError:
+            raise Broken(f"It did not count tokens within {self._settings.idle_timeout_s:g} s") from None
+        if count > self._context_limit:
+            raise ContextTooLong(
+                f"The context has {count} tokens; this model takes {self._context_limit}. Shorten it.", param="context"
+            )
+
+    def _blame(self, call: Call, error: UpstreamError) -> None:
+        upstreams = self.fleet.upstreams
+        if isinstance(error, Busy):
+            upstreams.rest(call.upstream)
+        elif isinstance(error, Unreachable | Misfit):
+            upstreams.lose(call.upstream, str(error))
+        else:
+            upstreams.failed(call, str(error))
+
+    def _check(self, clip: Clip, ask: Ask) -> None:
+        """Raises UnknownLanguage, UnsupportedOption, ContextTooLong, TooLong."""
+        if ask.language is not None and ask.language not in self.card.languages:
+            raise UnknownLanguage(f"Qwen3-ASR does not recognise {ask.language!r}.", param="language")
+        if ask.words:
+            raise UnsupportedOption("Qwen3-ASR gives no word times itself.", param="words")
+        if (ask.language or ask.prefix) and "force_language" not in self.card.can:
+            raise UnsupportedOption(
+                "A server of this model cannot be told the language: its chat template leaves it out.", param="language"
+            )
+        if clip.duration > self.card.clip_limit:
+            raise TooLong(
+                f"A clip of {clip.duration:.0f} s is more than this model takes in one piece here. Lower the clip "
+                "limit ([audio] clip_limit_s)."
+            )
+
+
+@dataclass(slots=True)
+class Answer:
+    """What has been said about one clip so far, by however many servers.
+
+    budget: tokens that it may have. said: as the model says it. ids: of its tokens; characters where a server tells
+    none. tokens: that the model chose itself, without the end. shown: characters of `said` that were given away.
+    """
+
+    ask: Ask
+    budget: int
+    said: str = ""
+    ids: list[int] = field(default_factory=list)
+    tokens: int = 0
+    prompt_tokens: int | None = None
+    shown: int = 0
+    ended: Ended | None = None
+    _finish: Ended | None = None
+    _told: bool = False
+
+    @property
+    def tag_only(self) -> bool:
+        """Whether the next server is asked for the language only: a prefix goes behind the tag."""
+        return self.ask.language is None and bool(self.ask.prefix) and TAG not in self.said
+
+    @property
+    def lead(self) -> str:
+        """What is put into the model's mouth for it to go on with."""
+        if self.ask.language is not None:
+            return opening(self.ask.language, self.ask.prefix) + self.said
+        return self.said
+
+    @property
+    def budget_left(self) -> int:
+        """Tokens that may still come."""
+        return max(1, self.budget - self.tokens)
+
+    def take(self, piece: Piece) -> str:
+        """The next piece; gives what can be shown, and decides whether the answer has come to repeat itself."""
+        self.said += piece.text
+        if self.prompt_tokens is None:
+            self.prompt_tokens = piece.prompt_tokens
+        if piece.tokens is not None:
+            self._told = True
+            tokens = piece.tokens[: len(piece.tokens) - piece.ended_itself]
+            self.tokens += len(tokens)
+        else:
+            tokens = [ord(character) for character in piece.text]
+            if piece.completion_tokens and not self._told:  # once, with the end, after everything else
+                self.tokens += piece.completion_tokens - (self._finish == "stop")
+        for token in tokens:
+            self.ids.append(token)
+            if qwen_dialogue.loops(self.ids):
+                self.ended = "loop"
+                break
+        if piece.finish:
+            self._finish = "length" if piece.finish == "length" else "stop"
+        return self._fresh()
+
+    def turn(self, *, tag_only: bool) -> str:
+        """A server has said all that it was asked for; gives what can be shown."""
+        finish, self._finish = self._finish, None
+        if tag_only and finish == "stop" and TAG in self.said and not hears_nothing(self.said.partition(TAG)[0]):
+            self.said += self.ask.prefix
+        else:
+            self.ended = self.ended or finish
+        return self._fresh()
+
+    def restart(self) -> None:
+        """Forget what a server said that then failed, unless it was shown."""
+        if not self.shown:
+            self.said, self.tokens, self.prompt_tokens = "", 0, None
+            self.ids.clear()
+        self._finish = None
+
+    def recognition(self) -> Recognition:
+        """What it means."""
+        assert self.ended is not None
+        text, language = parse(self.said, self.ask)
+        return Recognition(text, language, usage=Usage(self.prompt_tokens or 0, self.tokens), ended=self.ended)
+
+    def _fresh(self) -> str:
+        if self.ask.language is None and TAG not in self.said:
+            return ""
+        fresh, self.shown = self.said[self.shown :], len(self.said)
+        return fresh
+
+
+def _refusal(error: Refused, ask: Ask, upstream: Upstream) -> Exception:
+    """What a caller is told of a request that a server refuses."""
+    log.error("upstream refused", extra={"upstream": upstream.name, "reason": str(error)})
+    if error.too_long:
+        if ask.context:
+            return ContextTooLong("The context is longer than this model takes. Shorten it.", param="context")
+        return TooLong("A clip is more than this model takes in one piece here. Lower [audio] clip_limit_s.")
+    return EngineFailed("The model failed on a part of this recording. Try again, or in parts.")
+
+
+async def examine_all(settings: VllmSettings, lookup: Lookup = system_lookup) -> list[tuple[str, Facts | str]]:
+    """Each server of the settings, and what it can or why it cannot be used. Raises SetupError."""
+    wire = Wire(settings)
+
+    async def one(address: Address) -> tuple[str, Facts | str]:
+        try:
+            facts, _, _ = await examine(wire, address, settings)
+        except UpstreamError as error:
+            return str(address), str(error)
+        return str(address), facts
+
+    found: list[tuple[str, Facts | str]] = []
+    try:
+        for url in settings.upstreams:
+            try:
+                addresses = await resolve(url, lookup)
+            except OSError as error:
+                found.append((url, f"The name cannot be looked up: {error}"))
+                continue
+            found += await asyncio.gather(*(one(address) for address in addresses))
+    finally:
+        await wire.close()
+    return found

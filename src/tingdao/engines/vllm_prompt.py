@@ -1,0 +1,107 @@
+"""What is said to Qwen3-ASR on a vLLM server: chat requests as JSON, with the clip as FLAC in a data URL.
+
+    system: context · user: the clip · assistant: what is put into the model's mouth, for it to go on with
+
+Of vLLM's forms only chat gives context with prefix text, token ids and clips of any length, and it takes audio only as
+base64. FLAC is lossless and some 60 % of WAV, which costs less to make (benchmarks/README.md has both).
+What callers write (context, prefix) must not be read as the tokens that steer the model, whatever it spells. The
+server's tokenizer reads them out of any text, so they are broken in two by a space.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import wave
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from tingdao.engines.qwen_answer import TAG
+from tingdao.types import SAMPLE_RATE, Clip
+
+FULL_SCALE = 32_768
+STEERING = re.compile(r"<(?=[|/A-Za-z])")
+"""Where each of the tokenizer's added tokens begins: <|im_end|>, <asr_text>, </tool_call> …"""
+
+
+def flac(clip: Clip) -> bytes:
+    """A clip as FLAC, 16 bits."""
+    held = io.BytesIO()
+    with av.open(held, "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=SAMPLE_RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(_whole(clip)[np.newaxis], format="s16", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    return held.getvalue()
+
+
+def wav(clip: Clip) -> bytes:
+    """A clip as WAV, 16 bits."""
+    held = io.BytesIO()
+    with wave.open(held, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(_whole(clip).tobytes())
+    return held.getvalue()
+
+
+ENCODERS = {"flac": flac, "wav": wav}
+
+
+def _whole(clip: Clip) -> NDArray[np.int16]:
+    return np.clip(np.rint(clip.samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")
+
+
+def plain(text: str) -> str:
+    """Text in which nothing steers the model."""
+    return STEERING.sub("< ", text)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One clip and its context, as the messages of a chat."""
+
+    system: bytes
+    user: bytes
+
+    @classmethod
+    def of(cls, clip: Clip, context: str = "", encoding: Literal["flac", "wav"] = "flac") -> Question:
+        """Encode a clip; takes milliseconds."""
+        system = _message("system", plain(context)) + b"," if context else b""
+        audio = base64.b64encode(ENCODERS[encoding](clip)).decode()
+        part = f'{{"type":"audio_url","audio_url":{{"url":"data:audio/{encoding};base64,{audio}"}}}}'.encode()
+        return cls(system, b'{"role":"user","content":[' + part + b"]}")
+
+    def body(self, model: str, lead: str, max_tokens: int, *, tag_only: bool = False) -> bytes:
+        """A chat request for a streamed answer.
+
+        lead: what is put into the model's mouth, as `opening` makes it, or nothing.
+        tag_only: whether the answer is to end with the language tag.
+        """
+        options: dict[str, Any] = {
+            "model": model,
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_token_ids": True,
+        }
+        messages = self.system + self.user
+        if lead:
+            head, tag, text = lead.partition(TAG)
+            messages += b"," + _message("assistant", head + tag + plain(text))
+            options |= {"continue_final_message": True, "add_generation_prompt": False}
+        if tag_only:
+            options |= {"stop": [TAG], "include_stop_str_in_output": True}
+        return json.dumps(options).encode()[:-1] + b',"messages":[' + messages + b"]}"
+
+
+def _message(role: str, text: str) -> bytes:
+    return json.dumps({"role": role, "content": text}).encode()

@@ -1,0 +1,299 @@
+"""What goes over the wire to a vLLM server: what it is, whether it lives, and a question with its streamed answer.
+
+    UpstreamError       why a server did not answer, in words for the operator
+    ├── Unreachable     nobody answers there
+    ├── Misfit          it answers, and is not what is needed here: auth refused, other model, no audio, other version
+    ├── Busy            it has too much to do
+    ├── Broken          it failed: an error of its own, an answer that broke off, or none in time
+    └── Refused         it will not take this request, and no other server would
+
+It knows nothing of other servers, and waits for as long as it is let.
+Source: vLLM's OpenAI-compatible server, 0.32; `return_token_ids` is its own addition.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+import tingdao
+from tingdao.errors import SetupError
+from tingdao.settings import VllmSettings
+
+KEEP_ALIVE_SECONDS = 3.0
+"""How long an idle connection is kept: less than the 5 s after which vLLM closes it."""
+MOST_ERROR_BYTES = 64 * 1024
+MOST_LINE_BYTES = 8 * 1024 * 1024
+OLDEST, NEXT_MAJOR = (0, 14), 1
+"""Versions of vLLM that serve Qwen3-ASR and speak as here: from the first up to the next major one."""
+NO_AUDIO = re.compile(r"not a multimodal|at most 0 audio|audio.*not supported|not support audio", re.IGNORECASE)
+TOO_LONG = re.compile(r"context length|max_model_len|too long|longer than the maximum", re.IGNORECASE)
+
+
+class UpstreamError(Exception):
+    """Why a server did not answer."""
+
+
+class Unreachable(UpstreamError):
+    """Nobody answers there."""
+
+
+class Misfit(UpstreamError):
+    """It is not what is needed here."""
+
+
+class Busy(UpstreamError):
+    """It has too much to do."""
+
+
+class Broken(UpstreamError):
+    """It failed."""
+
+
+class Refused(UpstreamError):
+    """It will not take this request. too_long: since it is more than the model takes in one piece."""
+
+    def __init__(self, reason: str, *, too_long: bool = False) -> None:
+        super().__init__(reason)
+        self.too_long = too_long
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is. url: as the settings name it. ip: the address that is dialled, where the URL has a name."""
+
+    url: str
+    ip: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.url} ({self.ip})" if self.ip else self.url
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a server says of itself. model: the name under which it serves. length: tokens of prompt and answer."""
+
+    model: str
+    version: str
+    length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of an answer.
+
+    tokens: its ids; None from servers that do not tell. prompt_tokens, completion_tokens: where it tells them, and
+    the latter with the end. finish: why it ended, "stop" or "length". ended_itself: by the model's own end.
+    """
+
+    text: str
+    tokens: list[int] | None
+    finish: str | None = None
+    ended_itself: bool = False
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Wire:
+    """Connections to all servers of one model, kept while they are used. Raises SetupError for unreadable settings."""
+
+    def __init__(self, settings: VllmSettings) -> None:
+        headers = {"User-Agent": f"tingdao/{tingdao.__version__}", "Accept-Encoding": "identity"}
+        if settings.key:
+            headers["Authorization"] = f"Bearer {settings.key.get_secret_value()}"
+        try:
+            context = ssl.create_default_context(cafile=settings.ca)
+        except OSError as error:  # ssl.SSLError too
+            raise SetupError(f"[vllm] ca: {settings.ca} cannot be read: {error}") from None
+        self._client = httpx2.AsyncClient(
+            verify=context,
+            trust_env=False,
+            headers=headers,
+            timeout=httpx2.Timeout(None, connect=settings.connect_timeout_s),
+            limits=httpx2.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS),
+        )
+
+    async def identify(self, address: Address, model: str) -> Identity:
+        """What a server is. model: that it must serve; empty: the only one it serves. Raises UpstreamError."""
+        version = _version(await self._fetch("GET", address, "/version"))
+        models = {card["id"]: card for card in await self._models(address)}
+        if not model and len(models) == 1:
+            model = next(iter(models))
+        if model not in models:
+            wanted = f"the model {model!r}" if model else "one model only; name the one that is meant: [vllm] model"
+            raise Misfit(f"It does not serve {wanted}. It serves: {', '.join(models) or 'none'}")
+        length = models[model].get("max_model_len")
+        return Identity(model, version, length if isinstance(length, int) else None)
+
+    async def lives(self, address: Address) -> None:
+        """Raises UpstreamError unless the server says that it is well."""
+        await self._fetch("GET", address, "/health")
+
+    async def count(self, address: Address, model: str, text: str) -> int:
+        """How many tokens a text has. Raises UpstreamError."""
+        said = await self._fetch("POST", address, "/tokenize", json.dumps({"model": model, "prompt": text}).encode())
+        try:
+            return int(said["count"])
+        except (KeyError, TypeError, ValueError):
+            raise Broken("It does not count tokens as a vLLM server does") from None
+
+    async def ask(self, address: Address, body: bytes) -> AsyncGenerator[Piece, None]:
+        """The pieces of an answer as they come; closing it ends the work on the server. Raises UpstreamError."""
+        try:
+            request = self._request("POST", address, "/v1/chat/completions", body)
+            response = await self._client.send(request, stream=True)
+            try:
+                if response.status_code != 200:
+                    raise _failure(response.status_code, await _message(response))
+                async with aclosing(_events(response)) as events:
+                    async for event in events:
+                        if piece := _piece(event):
+                            yield piece
+            finally:
+                await response.aclose()
+        except httpx2.HTTPError as error:
+            raise _lost(error) from None
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._client.aclose()
+
+    async def _models(self, address: Address) -> list[dict[str, Any]]:
+        said = await self._fetch("GET", address, "/v1/models")
+        cards = said.get("data") if isinstance(said, dict) else None
+        if not isinstance(cards, list) or not all(isinstance(card, dict) and "id" in card for card in cards):
+            raise Misfit("It does not list its models as a vLLM server does")
+        return cards
+
+    async def _fetch(self, method: str, address: Address, path: str, body: bytes | None = None) -> Any:  # noqa: ANN401  JSON
+        try:
+            response = await self._client.send(self._request(method, address, path, body), stream=True)
+            try:
+                message = await _message(response)
+            finally:
+                await response.aclose()
+        except httpx2.HTTPError as error:
+            raise _lost(error) from None
+        if response.status_code == 404:
+            raise Misfit(f"It has no {path}: it is not a vLLM server")
+        if response.status_code != 200:
+            raise _failure(response.status_code, message)
+        try:
+            return json.loads(message or "null")
+        except ValueError:
+            raise Misfit(f"Its {path} is not JSON: it is not a vLLM server") from None
+
+    def _request(self, method: str, address: Address, path: str, body: bytes | None = None) -> httpx2.Request:
+        url = httpx2.URL(address.url + path)
+        headers, extensions = {}, {}
+        if address.ip:
+            headers["Host"] = url.netloc.decode()
+            extensions["sni_hostname"] = url.host
+            url = url.copy_with(host=address.ip)
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        return self._client.build_request(method, url, headers=headers, content=body, extensions=extensions)
+
+
+def _version(said: Any) -> str:  # noqa: ANN401  JSON
+    """A server's version, judged. Raises Misfit."""
+    version = said.get("version") if isinstance(said, dict) else None
+    if not isinstance(version, str) or not (number := re.match(r"(\d+)\.(\d+)", version)):
+        raise Misfit("It does not tell its version: it is not a vLLM server")
+    told = int(number[1]), int(number[2])
+    built_by_hand = "dev" in version and told < OLDEST  # such builds are numbered 0.1.dev… whatever they are of
+    if not built_by_hand and not OLDEST <= told < (NEXT_MAJOR,):
+        oldest = ".".join(map(str, OLDEST))
+        raise Misfit(f"It is vLLM {version}; what is known here is {oldest} and newer, below {NEXT_MAJOR}.0")
+    return version
+
+
+async def _message(response: httpx2.Response) -> str:
+    """The beginning of a short body."""
+    body = b""
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > MOST_ERROR_BYTES:
+            break
+    return body[:MOST_ERROR_BYTES].decode(errors="replace")
+
+
+async def _events(response: httpx2.Response) -> AsyncGenerator[dict[str, Any], None]:
+    """The events of a stream, up to its end. Raises Broken when it breaks off."""
+    rest = b""
+    async for chunk in response.aiter_raw():
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MOST_LINE_BYTES:
+            raise Broken("It sent a line without end")
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                return
+            try:
+                event = json.loads(data)
+            except ValueError:
+                event = None
+            if not isinstance(event, dict):
+                raise Broken("It sent what is no event of an answer")
+            yield event
+    raise Broken("Its answer broke off")
+
+
+def _piece(event: dict[str, Any]) -> Piece | None:
+    """An event as a piece; None when there is nothing in it. Raises UpstreamError when it tells of an error."""
+    if error := event.get("error"):
+        code = error.get("code") if isinstance(error, dict) else None
+        raise _failure(code if isinstance(code, int) else 500, json.dumps(event))
+    usage, prompt = event.get("usage") or {}, event.get("prompt_token_ids")
+    choices = event.get("choices") or [{}]
+    try:
+        choice = choices[0]
+        return Piece(
+            (choice.get("delta") or {}).get("content") or "",
+            choice.get("token_ids"),
+            finish=choice.get("finish_reason"),
+            ended_itself=choice.get("finish_reason") == "stop" and choice.get("stop_reason") is None,
+            prompt_tokens=len(prompt) if prompt else usage.get("prompt_tokens"),
+            completion_tokens=usage.get("completion_tokens"),
+        )
+    except (AttributeError, TypeError, KeyError):
+        raise Broken("It sent what is no event of an answer") from None
+
+
+def _failure(status: int, body: str) -> UpstreamError:
+    """What an error answer means."""
+    try:
+        said = json.loads(body)
+        error = said.get("error", said)
+        reason = str(error.get("message") if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        reason = body
+    reason = " ".join(reason.split())[:300]
+    if status in {401, 403}:
+        return Misfit(f"It refuses the key ({status}). Set [vllm] key to that of the server")
+    if status == 404:
+        return Misfit(f"It does not know the model or the path: {reason}")
+    if status in {429, 503}:
+        return Busy(f"It is busy or starting ({status}): {reason}")
+    if 400 <= status < 500:
+        if NO_AUDIO.search(reason):
+            return Misfit(f"Its model takes no audio: {reason}")
+        return Refused(f"It refuses the request ({status}): {reason}", too_long=bool(TOO_LONG.search(reason)))
+    return Broken(f"It answered {status}: {reason}")
+
+
+def _lost(error: httpx2.HTTPError) -> UpstreamError:
+    """What an error of the connection means."""
+    why = str(error) or type(error).__name__
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return Unreachable(f"It cannot be reached: {why}")
+    return Broken(f"The connection to it broke: {why}")
