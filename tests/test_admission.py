@@ -235,28 +235,29 @@ def stream_held_after_its_first_words(engine):
 def test_a_stream_past_its_deadline_ends_with_an_error_event(make_client, recordings):
     engine = FakeEngine(width=1, clip_limit=5.0)
     client = make_client(engine)
+    body, content_type = form((recordings / "jfk.flac").read_bytes(), stream="true", model="whisper-1")
     stream_held_after_its_first_words(engine)
 
     async def main():
-        async with client.session() as http:
-            # Past the first words at whatever speed this machine has, with a deadline that is then made to come.
-            request = asyncio.create_task(
-                http.post(
-                    SPEECH,
-                    files={"file": (recordings / "jfk.flac").read_bytes()},
-                    data={"stream": "true", "model": "whisper-1"},
-                    headers={"x-timeout": "60"},
-                )
-            )
-            await until(lambda: len(engine.asked) > 1 and not engine.hold.is_set())
-            await asyncio.sleep(0.3)  # for the words to be sent
+        messages: asyncio.Queue[dict] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": body, "more_body": False})
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        async with client.session():
+            request = asyncio.create_task(client.app(scope_of(SPEECH, content_type), messages.get, send))
+            await until(lambda: engine.running and len(sent) > 1)  # past the first words, at whatever speed
             (place,) = client.door.admission._places
             place.end(DeadlineExceeded("too late"))
-            answer = await request
-            events = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
-            assert answer.status_code == 200
+            await asyncio.wait_for(request, 1.0)
+            text = b"".join(message.get("body", b"") for message in sent).decode()
+            events = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+            assert sent[0]["status"] == 200
             assert json.loads(events[0])["type"] == "transcript.text.delta"
             assert json.loads(events[-1])["error"]["code"] == "deadline_exceeded"
+            assert sent[-1].get("more_body", False) is False
             assert (engine.running, bool(engine.cancelled)) == (0, True)
             assert client.service.metrics.registry.get_sample_value("tingdao_in_flight") == 0
 
