@@ -199,6 +199,13 @@ class VocabularySettings(Section):
         description="Take sounds that many speakers do not tell apart (zh and z, n and l, in and ing) as the same.",
     )
 
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.always:
+            if name not in self.lists:
+                raise ValueError(f"always names the list {name!r}, which lists lacks")
+        return self
+
 
 class FetchSettings(Section):
     """`[fetch]`: recordings given as a URL, and every other outgoing request."""

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tingdao.errors import Overloaded, Stopping
 from tingdao.observe.metrics import Metrics
 from tingdao.observe.request import Figures, figures, request_id
 from tingdao.observe.traces import Traces
 
 log = logging.getLogger("tingdao.access")
 
+REFUSED = frozenset({Overloaded.code, Stopping.code})
+"""Errors that say that there is no room: expected, and as many as there are callers."""
 REMEMBERED = 20
 """Failed requests that the operator can still look at."""
 
@@ -70,7 +73,7 @@ class Journal:
         if mine.model:
             metrics.queue_seconds.labels(mine.model).observe(mine.seconds("queue"))
             metrics.decode_seconds.labels(mine.model).observe(mine.seconds("decode"))
-        if status >= 500 or mine.error:
+        if (status >= 500 and error not in REFUSED) or mine.error:
             self.troubles.append(Trouble(time.time(), mine.id, mine.key, route, mine.model, status, error))
         facts = self._facts(mine, route, status, error, received, seconds)
         log.info("request", extra=facts)

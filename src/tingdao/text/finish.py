@@ -105,10 +105,7 @@ class Finishing:
             raise SetupError(f"`[text] {error.param}` is set, but: {error.message}") from None
 
     def expect(self, vocabulary: VocabularySettings) -> None:
-        """Expect these words from now on. Raises SetupError, and then goes on with those of before."""
-        for name in vocabulary.always:
-            if name not in vocabulary.lists:
-                raise SetupError(f"`[vocabulary] always` names the list {name!r}, which `[vocabulary.lists]` lacks.")
+        """Expect these words from now on."""
         self._fuzzy = vocabulary.fuzzy
         self._always = vocabulary.always
         self._lists = {name: tuple(map(_term, entries)) for name, entries in vocabulary.lists.items()}
