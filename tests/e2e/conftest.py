@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -34,6 +35,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+NUMBERS = itertools.count(1)
+
+
 class Server:
     """`tingdao serve` on a free port of the loopback, or another program that does the same, ended by its own pid."""
 
@@ -44,7 +48,7 @@ class Server:
         **environment: str,
     ) -> None:
         self.state = state
-        self.log = state / "server.log"
+        self.log = state / f"server-{next(NUMBERS)}.log"  # several servers may share a state folder
         state.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
         with self.log.open("wb") as log:
@@ -69,7 +73,7 @@ class Server:
 
     def lines(self) -> list[dict]:
         complete = self.log.read_text().rpartition("\n")[0]
-        return [json.loads(line) for line in complete.splitlines()]
+        return [json.loads(line) for line in complete.split("\n") if line]
 
     def wait_until_ready(self, seconds: float = 60) -> dict:
         deadline = time.monotonic() + seconds
