@@ -12,6 +12,7 @@ import base64
 import json
 import re
 import sys
+import time
 from contextlib import suppress
 
 SAID = "language English<asr_text>In eighteen thirteen."
@@ -24,6 +25,7 @@ DEFAULTS = {
     "audio": True,
     "obeys": True,  # goes on with the assistant's message
     "ids": True,
+    "counts": True,
     "said": SAID,
     "speed": 0.0,  # seconds of audio per second, one clip after another; 0: as fast as can be
     "latency": 0.0,  # seconds before the first token
@@ -37,8 +39,10 @@ class Double:
     def __init__(self, **settings):
         vars(self).update(DEFAULTS | settings)
         self.asked: list[dict] = []
+        self.connections = 0
         self.running = self.done = self.left = 0
         self.audio_done = 0.0
+        self.busy = 0.0  # seconds at work, of those with a speed
         self._turn = asyncio.Lock()
         self._server = None
         self._open = set()
@@ -63,6 +67,7 @@ class Double:
 
     async def _serve(self, reader, writer):
         self._open.add(writer)
+        self.connections += 1
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -88,7 +93,7 @@ class Double:
             return (200, {"version": self.version}) if self.version else (404, {"detail": "Not Found"})
         if path == "/v1/models":
             return 200, {"data": [{"id": self.model, "owned_by": "vllm", "max_model_len": self.length}]}
-        if path == "/tokenize":
+        if path == "/tokenize" and self.counts:
             return 200, {"count": len(json.loads(body)["prompt"])}
         return 404, {"detail": "Not Found"}
 
@@ -126,7 +131,9 @@ class Double:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         if self.speed:
             async with self._turn:
+                began = time.monotonic()
                 await asyncio.sleep(seconds / self.speed)
+                self.busy += time.monotonic() - began
         await asyncio.sleep(self.latency)
         pieces = self._pieces(body, lead)
         count = 0

@@ -217,13 +217,15 @@ class Upstreams:
         upstream.state, upstream.reason = "down", reason
         upstream.again = now + min(FIRST_PROBE * 2**upstream.downs, LAST_PROBE)
         upstream.downs = min(upstream.downs + 1, 10)
-        if self.up:
-            for call in upstream.calls:
-                call.move()
+        self.move_slow()
         self.changed()
 
     def move_slow(self) -> None:
-        """Move calls that have been silent for too long, while other servers have room."""
+        """Move calls off servers that are down, and those that are silent for too long, while others have room."""
+        for upstream in self.all.values():
+            if upstream.state == "down" and self.up:
+                for call in upstream.calls:
+                    call.move()
         for upstream in self.up:
             others = [other for other in self.up if other is not upstream and len(other.calls) < self.width]
             for call in [call for call in upstream.calls if others and not call.moved]:

@@ -170,6 +170,8 @@ class VllmEngine:
             count = await call.wait(counting, self._settings.idle_timeout_s)
         except TimeoutError:
             raise Broken(f"It did not count tokens within {self._settings.idle_timeout_s:g} s") from None
+        except Misfit:
+            return  # it does not count; the model's own length is the limit then
         if count > self._context_limit:
             raise ContextTooLong(
                 f"The context has {count} tokens; this model takes {self._context_limit}. Shorten it.", param="context"

@@ -47,9 +47,6 @@ FRAME_TOKENS = 64
 SECOND_TOKENS = audio_tokens(SAMPLE_RATE // HOP) + TOKENS_PER_SECOND
 """Tokens of a second of audio and its answer."""
 
-OPEN_SECONDS = 5.0
-"""How long a start waits for the first server."""
-
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 """Host name and port → IP addresses. Raises OSError."""
 
@@ -166,7 +163,7 @@ class Fleet:
         self._tasks["resolve"] = asyncio.create_task(self._resolve())
         self._tasks["slow"] = asyncio.create_task(self._watch())
         with suppress(TimeoutError):
-            async with asyncio.timeout(OPEN_SECONDS):
+            async with asyncio.timeout(self._settings.connect_timeout_s + self._settings.canary_timeout_s):
                 await self._known.wait()
 
     async def close(self) -> None:

@@ -13,11 +13,12 @@ Source: vLLM's OpenAI-compatible server, 0.32; `return_token_ids` is its own add
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ from tingdao.settings import VllmSettings
 
 KEEP_ALIVE_SECONDS = 3.0
 """How long an idle connection is kept: less than the 5 s after which vLLM closes it."""
+END_SECONDS = 0.1
+"""How long the end of an answer is waited for, after its last event."""
 MOST_ERROR_BYTES = 64 * 1024
 MOST_LINE_BYTES = 8 * 1024 * 1024
 OLDEST, NEXT_MAJOR = (0, 14), 1
@@ -228,7 +231,8 @@ async def _message(response: httpx2.Response) -> str:
 async def _events(response: httpx2.Response) -> AsyncGenerator[dict[str, Any], None]:
     """The events of a stream, up to its end. Raises Broken when it breaks off."""
     rest = b""
-    async for chunk in response.aiter_raw():
+    chunks = response.aiter_raw()
+    async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         if len(rest) > MOST_LINE_BYTES:
             raise Broken("It sent a line without end")
@@ -237,15 +241,23 @@ async def _events(response: httpx2.Response) -> AsyncGenerator[dict[str, Any], N
                 continue
             data = line[5:].strip()
             if data == b"[DONE]":
+                # A connection whose answer was read to its end serves the next request.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(END_SECONDS):
+                        await anext(chunks, None)
                 return
-            try:
-                event = json.loads(data)
-            except ValueError:
-                event = None
-            if not isinstance(event, dict):
-                raise Broken("It sent what is no event of an answer")
-            yield event
+            yield _event(data)
     raise Broken("Its answer broke off")
+
+
+def _event(data: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(data)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict):
+        raise Broken("It sent what is no event of an answer")
+    return event
 
 
 def _piece(event: dict[str, Any]) -> Piece | None:
