@@ -177,8 +177,17 @@ async def _transcribe_all(
 async def _opened(name: str, service: Service) -> AsyncIterator[BinaryIO]:
     """A recording as an open file with a descriptor: a URL's is fetched first."""
     if name.startswith(("http://", "https://")):
-        async with service.fetcher.recording(name) as fetched:
-            yield fetched
+        from tqdm import tqdm
+
+        with tqdm(desc=name[-30:], unit="B", unit_scale=True, disable=None, leave=False) as bar:
+
+            def told(received: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(received - bar.n)
+
+            async with service.fetcher.recording(name, told) as fetched:
+                bar.close()
+                yield fetched
     else:
         with _standard_input() if name == "-" else _file(name) as file:
             yield file
