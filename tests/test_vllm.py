@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -671,7 +672,7 @@ class TestSharing:
             async def hang():
                 try:
                     async with pool.call(1, set(), 1) as call:
-                        await call.wait(never.wait(), 60)
+                        await call.wait(never.wait, 60)
                 except upstreams_module.Moved:
                     moved.append(call)
 
@@ -716,6 +717,30 @@ class TestNames:
                     led[:] = ["127.0.0.1"]
                     double.mode = "well"
                     await until(lambda: engine.trouble is None, 5)
+
+        run(main)
+
+    def test_a_certificate_is_checked_against_the_name(self, tmp_path):
+        pem = Path(__file__).with_name("fixtures") / "files.internal.pem"
+
+        async def main():
+            server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            server.load_cert_chain(pem)
+
+            async def lookup(*_):
+                return ["127.0.0.1"]
+
+            double = await Double().start(ssl=server)
+            named = {"upstreams": [f"https://files.internal:{double.port}"], "lookup": lookup}
+            async with engine_on(**named, ca=pem) as engine:
+                assert engine.trouble is None
+                assert (await engine.recognise(CLIP, Ask())).text == SAID
+            async with engine_on(**named) as engine:
+                assert "certificate verify failed" in engine.trouble
+            named["upstreams"] = [f"https://other.internal:{double.port}"]
+            async with engine_on(**named, ca=pem) as engine:
+                assert "certificate verify failed" in engine.trouble
+            await double.stop()
 
         run(main)
 

@@ -47,8 +47,8 @@ class Double:
         self._server = None
         self._open = set()
 
-    async def start(self, port=0):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=1 << 26)
+    async def start(self, port=0, ssl=None):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=1 << 26, ssl=ssl)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         return self
@@ -110,11 +110,10 @@ class Double:
         leaving = asyncio.ensure_future(reader.read(1))
         try:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                answering.result()
-            else:
+            if not answering.done() or isinstance(answering.exception(), OSError):
                 self.left += 1
                 raise ConnectionResetError
+            answering.result()
         finally:
             self.running -= 1
             for task in (answering, leaving):

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import exp, inf
@@ -72,14 +72,14 @@ class Call:
     moved: bool = False
     _scope: asyncio.Timeout | None = None
 
-    async def wait(self, coming: Awaitable[T], limit: float) -> T:
+    async def wait(self, coming: Callable[[], Awaitable[T]], limit: float) -> T:
         """What comes next from the server. Raises TimeoutError past `limit` seconds, Moved when it was moved."""
         if self.moved:
             raise Moved
         self.waiting = time.monotonic()
         try:
             async with asyncio.timeout(limit) as self._scope:
-                came = await coming
+                came = await coming()
             self.upstream.heard = time.monotonic()
             return came
         except TimeoutError:

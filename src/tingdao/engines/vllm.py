@@ -51,7 +51,11 @@ class VllmEngine:
 
     async def open(self) -> None:
         """Find the servers; returns when one is up or none can be for now."""
-        await self.fleet.open()
+        try:
+            await self.fleet.open()
+        except BaseException:  # the start was given up
+            await self.close()
+            raise
 
     @property
     def trouble(self) -> str | None:
@@ -147,7 +151,7 @@ class VllmEngine:
             async with aclosing(self._wire.ask(address, body)) as pieces:
                 while True:
                     try:
-                        piece = await call.wait(anext(pieces, None), self._settings.idle_timeout_s)
+                        piece = await call.wait(lambda: anext(pieces, None), self._settings.idle_timeout_s)
                     except TimeoutError:
                         raise Broken(f"Nothing came for {self._settings.idle_timeout_s:g} s") from None
                     if piece is None:
@@ -165,9 +169,11 @@ class VllmEngine:
         """Raises ContextTooLong. A token is a byte at least, so short contexts need not be counted."""
         if len(context.encode()) <= self._context_limit:
             return
-        counting = self._wire.count(self.fleet.address(call.upstream), model, f"system\n{plain(context)}")
+        address = self.fleet.address(call.upstream)
         try:
-            count = await call.wait(counting, self._settings.idle_timeout_s)
+            count = await call.wait(
+                lambda: self._wire.count(address, model, f"system\n{plain(context)}"), self._settings.idle_timeout_s
+            )
         except TimeoutError:
             raise Broken(f"It did not count tokens within {self._settings.idle_timeout_s:g} s") from None
         except Misfit:
