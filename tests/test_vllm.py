@@ -27,6 +27,7 @@ from tingdao.engines.upstreams import OVERHEAD, NoneUp, Upstream, Upstreams
 from tingdao.engines.vllm import VllmEngine, examine_all
 from tingdao.engines.vllm_fleet import room, system_lookup
 from tingdao.engines.vllm_prompt import Question, flac, plain, wav
+from tingdao.engines.vllm_wire import Broken, _piece
 from tingdao.errors import (
     ContextTooLong,
     EngineFailed,
@@ -298,6 +299,40 @@ class TestAnswers:
 
 
 class TestFindingOut:
+    @pytest.mark.parametrize(
+        "event",
+        [
+            {"choices": 5},
+            {"choices": [5]},
+            {"choices": [{"delta": {"content": 7}}]},
+            {"choices": [{"delta": [], "token_ids": "x"}]},
+            {"choices": [{"delta": {}, "token_ids": {}}]},
+            {"choices": [], "usage": 3},
+        ],
+    )
+    def test_events_of_another_shape_are_a_fault(self, event):
+        with pytest.raises(Broken, match="no event of an answer"):
+            _piece(event)
+
+    def test_a_fault_of_ours_is_logged_and_the_server_tried_again(self, monkeypatch, caplog):
+        async def main():
+            async with Double() as double:
+                real, tries = vllm_fleet.examine, []
+
+                async def examine(*what):
+                    tries.append(what)
+                    if len(tries) == 1:
+                        raise KeyError("ours")
+                    return await real(*what)
+
+                monkeypatch.setattr(vllm_fleet, "examine", examine)
+                async with engine_on(double) as engine:
+                    assert "KeyError" in engine.trouble
+                    await until(lambda: engine.trouble is None)
+
+        run(main)
+        assert "could not be looked after" in caplog.text
+
     def test_what_a_server_is(self):
         async def main():
             async with Double(key="s3cret", length=8192) as double:

@@ -322,7 +322,7 @@ async def examine_all(settings: VllmSettings, lookup: Lookup = system_lookup) ->
         for url in settings.upstreams:
             try:
                 addresses = await resolve(url, lookup)
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 found.append((url, f"The name cannot be looked up: {error}"))
                 continue
             found += await asyncio.gather(*(one(address) for address in addresses))

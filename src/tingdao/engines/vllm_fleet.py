@@ -196,7 +196,7 @@ class Fleet:
             for url in self._settings.upstreams:
                 try:
                     found = await resolve(url, self._lookup)
-                except OSError as error:
+                except (OSError, UnicodeError) as error:  # the second: no host can have such a name
                     self._unresolved[url] = f"The name cannot be looked up: {error}"
                     log.warning("upstream not found", extra={"upstream": url, "reason": str(error)})
                     # What it led to before goes on.
@@ -227,6 +227,14 @@ class Fleet:
 
     async def _tend(self, upstream: Upstream) -> None:
         """Keep knowing how a server is."""
+        while True:
+            try:
+                await self._follow_life(upstream)
+            except Exception as error:  # whatever it is, the server is to be looked after
+                log.exception("upstream could not be looked after", extra={"upstream": upstream.name})
+                self._lose(upstream, f"{type(error).__name__}: {error}")
+
+    async def _follow_life(self, upstream: Upstream) -> None:
         misses, sung = 0, time.monotonic()
         while True:
             now = time.monotonic()

@@ -157,8 +157,7 @@ class Wire:
                     raise _failure(response.status_code, await _message(response))
                 async with aclosing(_events(response)) as events:
                     async for event in events:
-                        if piece := _piece(event):
-                            yield piece
+                        yield _piece(event)
             finally:
                 await response.aclose()
         except httpx2.HTTPError as error:
@@ -171,7 +170,9 @@ class Wire:
     async def _models(self, address: Address) -> list[dict[str, Any]]:
         said = await self._fetch("GET", address, "/v1/models")
         cards = said.get("data") if isinstance(said, dict) else None
-        if not isinstance(cards, list) or not all(isinstance(card, dict) and "id" in card for card in cards):
+        if not isinstance(cards, list) or not all(
+            isinstance(card, dict) and isinstance(card.get("id"), str) for card in cards
+        ):
             raise Misfit("It does not list its models as a vLLM server does")
         return cards
 
@@ -260,18 +261,20 @@ def _event(data: bytes) -> dict[str, Any]:
     return event
 
 
-def _piece(event: dict[str, Any]) -> Piece | None:
-    """An event as a piece; None when there is nothing in it. Raises UpstreamError when it tells of an error."""
+def _piece(event: dict[str, Any]) -> Piece:
+    """An event as a piece. Raises UpstreamError when it tells of an error."""
     if error := event.get("error"):
         code = error.get("code") if isinstance(error, dict) else None
         raise _failure(code if isinstance(code, int) else 500, json.dumps(event))
-    usage, prompt = event.get("usage") or {}, event.get("prompt_token_ids")
-    choices = event.get("choices") or [{}]
     try:
-        choice = choices[0]
+        choice = (event.get("choices") or [{}])[0]
+        usage, prompt = event.get("usage") or {}, event.get("prompt_token_ids")
+        text, tokens = (choice.get("delta") or {}).get("content") or "", choice.get("token_ids")
+        if not isinstance(text, str) or not isinstance(tokens, list | None):
+            raise TypeError
         return Piece(
-            (choice.get("delta") or {}).get("content") or "",
-            choice.get("token_ids"),
+            text,
+            tokens,
             finish=choice.get("finish_reason"),
             ended_itself=choice.get("finish_reason") == "stop" and choice.get("stop_reason") is None,
             prompt_tokens=len(prompt) if prompt else usage.get("prompt_tokens"),
