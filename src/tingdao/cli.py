@@ -1,4 +1,4 @@
-"""The command line: serve · transcribe · download · convert · check · bench · keys · reload.
+"""The command line: serve · transcribe · download · convert · check · eval · bench · keys · reload.
 
 Everything heavy is imported inside the command that needs it, so that `tingdao --help` answers at once.
 Exit codes: 0 all done, 1 some recordings failed, 2 wrong usage or set-up.
@@ -14,26 +14,23 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import click
 
 import tingdao
 from tingdao.commands.bench import bench
+from tingdao.commands.evaluate import evaluate
 from tingdao.commands.keys import keys
-from tingdao.commands.setup import given, read_settings, stop
+from tingdao.commands.models import convert, download
+from tingdao.commands.setup import given, model_options, read_settings, stop
 from tingdao.errors import BadRequest, SetupError, TingdaoError
 
 if TYPE_CHECKING:
-    from tingdao.engines.hubs import HubName
-    from tingdao.engines.openvino_weights import Precision
     from tingdao.pipeline.service import Service
     from tingdao.types import Options, Script, Transcript
 
 FORMATS = ("txt", "srt", "vtt", "json", "tsv")
-DOWNLOADS = ("0.6b", "1.7b", "aligner", "whisper-base")
-
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,25 +39,14 @@ def main() -> None:
     """Tingdao (听到): a recording in, the right transcript out."""
 
 
-main.add_command(bench)
-main.add_command(keys)
-
-
-def _model_options(command: CommandT) -> CommandT:
-    """Which model, and what it runs on."""
-    for option in (
-        click.option("--dtype", help="Numbers of Qwen3-ASR: auto, int8, int4, bfloat16, float16 or float32."),
-        click.option("--device", help="What Qwen3-ASR runs on: auto, cpu, cuda or cuda:N."),
-        click.option("--model", help="Model name, or a folder of Qwen3-ASR.  [default: auto]"),
-    ):
-        command = option(command)
-    return command
+for command in (bench, convert, download, evaluate, keys):
+    main.add_command(command)
 
 
 @main.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 8000]")
-@_model_options
+@model_options
 def serve(host: str | None, port: int | None, model: str | None, device: str | None, dtype: str | None) -> None:
     """Serve the API and the page."""
     from tingdao import server
@@ -83,7 +69,7 @@ def serve(host: str | None, port: int | None, model: str | None, device: str | N
 @click.option("--vocabulary", "vocabularies", multiple=True, help="A word list of the settings; may be repeated.")
 @click.option("--numbers/--no-numbers", default=None, help="Write spoken numbers, dates and the like in figures.")
 @click.option("--script", type=click.Choice(("simplified", "traditional")), help="Characters for Chinese.")
-@_model_options
+@model_options
 def transcribe(
     recordings: tuple[str, ...],
     format_: str,
@@ -236,29 +222,6 @@ async def _with_progress(service: Service, source: BinaryIO, name: str, options:
 
 
 @main.command()
-@click.argument("name", type=click.Choice(DOWNLOADS))
-@click.option("--from", "hub", type=click.Choice(("hf", "modelscope")), default="hf", show_default=True)
-@click.option("--revision", help="Branch, tag or commit to fetch.  [default: the hub's main one]")
-@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
-def download(name: str, hub: HubName, revision: str | None, to: Path | None) -> None:
-    """Fetch a model from Hugging Face or ModelScope, with progress, and verify it.
-
-    What is there already is kept, and a download that broke goes on where it stopped.
-    """
-    from tingdao.engines import weights
-
-    settings = read_settings()
-    release = weights.RELEASES[name]
-    try:
-        folder = weights.download(release, to or settings.models_dir / release.name, hub=hub, revision=revision)
-    except SetupError as error:
-        stop(error)
-    click.echo(f"{release.name} is in {folder}, and every file is the one that was announced.")
-    if to is not None:
-        click.echo("Give this folder wherever a model name is taken, such as `tingdao serve --model FOLDER`.")
-
-
-@main.command()
 @click.argument("model", required=False)
 @click.option("--url", help="Address of the service.  [default: this machine, at the port of the settings]")
 @click.option("--key", envvar="TINGDAO_KEY", help="An admin's key, where the service has keys; or set TINGDAO_KEY.")
@@ -286,35 +249,6 @@ def reload(model: str | None, url: str | None, key: str | None) -> None:
     if sys.stderr.isatty():
         click.echo("\r", nl=False, err=True)
     click.echo(f"{done['model']} was loaded anew in {done['seconds']:g} s and serves.")
-
-
-@main.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--int8", "precision", flag_value="int8", default="int8", help="8 bits: hardly less exact.  [default]")
-@click.option("--int4", "precision", flag_value="int4", help="4 bits: smaller, and less exact.")
-@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
-def convert(folder: Path, precision: Precision, to: Path | None) -> None:
-    """Convert the weights of Qwen3-ASR in FOLDER for machines without a GPU.
-
-    Serving does it by itself where it is needed. By hand it can be done ahead, or elsewhere: the folder it writes is
-    all that is needed.
-    """
-    from tqdm import tqdm
-
-    from tingdao.engines.openvino_weights import convert as run
-    from tingdao.engines.openvino_weights import converted_name
-    from tingdao.engines.qwen_weights import open_checkpoint
-
-    target = to or read_settings().models_dir / converted_name(folder, precision)
-    try:
-        checkpoint = open_checkpoint(folder)
-        with tqdm(desc=precision, unit="B", unit_scale=True, total=checkpoint.size, disable=None, leave=False) as bar:
-            run(checkpoint, target, precision, lambda done, _: bar.update(done - bar.n))
-    except SetupError as error:
-        stop(error)
-    click.echo(f"{folder} is in {target}, converted to {precision}.")
-    if to is not None:
-        click.echo("Give this folder wherever a model name is taken, such as `tingdao serve --model FOLDER`.")
 
 
 @main.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -11,6 +12,19 @@ from tingdao.errors import SetupError
 
 if TYPE_CHECKING:
     from tingdao.settings import Settings
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def model_options(command: CommandT) -> CommandT:
+    """Which model, and what it runs on."""
+    for option in (
+        click.option("--dtype", help="Numbers of Qwen3-ASR: auto, int8, int4, bfloat16, float16 or float32."),
+        click.option("--device", help="What Qwen3-ASR runs on: auto, cpu, cuda or cuda:N."),
+        click.option("--model", help="Model name, or a folder of Qwen3-ASR.  [default: auto]"),
+    ):
+        command = option(command)
+    return command
 
 
 def read_settings(**flags: Any) -> Settings:  # noqa: ANN401  flags of any type
