@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -66,3 +68,26 @@ def test_what_is_wrong_from_the_start_is_said_before_anything_runs(evaluate, tmp
     assert "None of the files" in evaluate(tmp_path / "m.tsv", fails=2).stderr
     assert "is not one this model" in evaluate(RECORDINGS / "manifest.tsv", "-l", "tlh", fails=2).stderr
     assert "cannot be written" in evaluate(RECORDINGS / "manifest.tsv", "--json", tmp_path / "no" / "e", fails=2).stderr
+
+
+def test_what_was_measured_until_it_is_stopped_is_kept(state, weights, tmp_path):
+    file = tmp_path / "e.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tingdao.cli", "eval", str(RECORDINGS / "manifest.tsv"), "--json", str(file)],
+        env={**os.environ, "TINGDAO_STATE_DIR": str(state), "TINGDAO_MODEL": "whisper-base"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Whoever runs the tests in the background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not file.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    measured = len(json.loads(file.read_text(encoding="utf-8"))["recordings"])
+    assert 0 <= measured < 18
+    assert f"Stopped after {measured} recordings." in told
