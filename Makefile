@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-full fuzz lint format bench lock clean
+.PHONY: help setup serve test test-full test-vllm fuzz lint format bench lock clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
@@ -18,7 +18,10 @@ test: .venv/tools  ## set up and run the fast tests
 	$(BIN)/python -m pytest -q
 
 test-full: .venv/torch  ## the tests with a real server, real models, PyTorch, a browser and Node (needs chromium, npm)
-	$(BIN)/python -m pytest -q -m "e2e or qwen"
+	$(BIN)/python -m pytest -q -m "(e2e or qwen) and not vllm"
+
+test-vllm: .venv/torch  ## the tests beside a real vLLM on a CPU, which they install (3.7 GB)
+	$(BIN)/python -m pytest -q -m vllm
 
 fuzz: .venv/tools  ## ten minutes of made-up requests against the OpenAPI document
 	FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -m e2e tests/e2e/test_schema.py

@@ -25,7 +25,7 @@ from tingdao.settings import QwenSettings, VllmSettings
 from tingdao.types import Clip
 from tiny_qwen import spoken, spoken_files
 
-pytestmark = pytest.mark.timeout(2400)  # the first time vLLM is installed
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]  # the first time vLLM is installed
 
 with (RECORDINGS / "manifest.tsv").open(encoding="utf-8", newline="") as stream:
     ROWS = [row for row in csv.DictReader(stream, delimiter="\t") if row["language"] in {"en", "zh"}]
