@@ -83,7 +83,7 @@ class Finisher:
             text = self.numbers.written(text, segment.language)
         if self.script is not None:
             text = in_script(text, self.script, segment.language)
-        return rewritten(segment, edits_between(segment.text, text)) if text != segment.text else segment
+        return rewritten(segment, edits_between(segment.text, text))
 
 
 class Finishing:

@@ -25,6 +25,8 @@ class Edit:
 
 def edits_between(old: str, new: str) -> list[Edit]:
     """The edits that turn one text into another, in order; none where they agree."""
+    if old == new:  # the usual case, which comparing would make as dear as any other
+        return []
     matcher = SequenceMatcher(None, old, new, autojunk=False)
     return [Edit(i, j, new[k:m]) for tag, i, j, k, m in matcher.get_opcodes() if tag != "equal"]
 
