@@ -70,8 +70,7 @@ def read(fields: ChatFields) -> Ask:
         raise BadRequest(
             "The message to continue names another language than asr_options.", param="asr_options.language"
         )
-    context = _context(fields)
-    prompted = terms.from_prompt(context)
+    context, prompted = terms.context_or_terms(_context(fields))
     rooms = [room for room in (fields.max_tokens, fields.max_completion_tokens) if room is not None]
     return Ask(
         audio=recording.audio,
@@ -79,8 +78,7 @@ def read(fields: ChatFields) -> Ask:
         options=Options(
             language=forced or asked.language,
             languages=tuple(asked.languages),
-            # A context that is a list of terms is one more list of terms.
-            context="" if prompted else context,
+            context=context,
             terms=terms.merged((word.term for word in asked.custom_vocabulary_word), prompted),
             vocabularies=tuple(asked.vocabularies),
             numbers=asked.enable_itn,

@@ -44,12 +44,11 @@ class OptionFields(Fields):
 
 def options_of(fields: OptionFields, *, words: bool = False, subtitles: bool = False) -> Options:
     """The fields as the pipeline takes them. Raises BadRequest for terms that cannot be read."""
-    prompted = terms.from_prompt(fields.prompt)
+    context, prompted = terms.context_or_terms(fields.prompt)
     return Options(
         language=fields.language,
         languages=tuple(fields.languages),
-        # A prompt that is a list of terms is one more list of terms.
-        context="" if prompted else fields.prompt,
+        context=context,
         words=words,
         subtitles=subtitles,
         terms=terms.merged(

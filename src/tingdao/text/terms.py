@@ -92,6 +92,12 @@ def from_prompt(text: str) -> tuple[Term, ...]:
     return tuple(Term(item) for item in items if len(item) <= LONGEST_WORD)
 
 
+def context_or_terms(text: str) -> tuple[str, tuple[Term, ...]]:
+    """What a client's prompt is to the model: context, or terms when it plainly is a list of them; never both."""
+    listed = from_prompt(text)
+    return ("", listed) if listed else (text, ())
+
+
 def merged(*groups: Iterable[Term], field: str = "terms") -> tuple[Term, ...]:
     """Terms from several places, each word once, with all its sounds and its greatest weight. Raises BadRequest."""
     terms: dict[str, Term] = {}
