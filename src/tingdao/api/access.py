@@ -147,15 +147,15 @@ class Access:
 
     async def admit(self, scope: Scope) -> Visit:
         """Judge a connection of type `http` or `websocket`; `refusal` says no."""
-        visit = Visit()
+        visit, address = Visit(), _address(scope)
         try:
-            await self._admit(scope, visit)
+            await self._admit(scope, visit, address)
         except TingdaoError as refusal:
             visit.refusal = refusal
-        visit.caller.address = _address(scope)
+        visit.caller.address = address
         return visit
 
-    async def _admit(self, scope: Scope, visit: Visit) -> None:
+    async def _admit(self, scope: Scope, visit: Visit, address: str) -> None:
         connection = HTTPConnection(scope)
         path, reads = scope["path"], scope["type"] == "http" and scope["method"] in SAFE
         visit.caller = Account(None, self.ledger, self._limits, self._metrics, admin=False)
@@ -167,7 +167,6 @@ class Access:
         if not reads or scope["type"] == "websocket":
             self._check_origin(connection)
         await self.keys.refresh()
-        address = _address(scope)
         of_address = self._limits_of_address(address, works=not reads)
         await self._take(of_address, visit)
         audio = {limit.ask.bucket: limit.ask.rate for limit in of_address if limit.audio}

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from tingdao.api.access import Access
-from tingdao.api.edge import NativeError, OpenAIError, errors_of
+from tingdao.api.edge import NativeError, NativeSuccess, OpenAIError, errors_of, success
 from tingdao.caller import caller
 from tingdao.usage import Account, Use, today
 
@@ -22,11 +22,9 @@ class Ticket(BaseModel):
     expires_at: float | None = Field(description="When that ends, in seconds since 1970.")
 
 
-class TicketAnswer(BaseModel):
+class TicketAnswer(NativeSuccess):
     """The envelope of a ticket."""
 
-    code: int = Field(0, description="0; anything else is an error.")
-    message: str = "success"
     data: Ticket
 
 
@@ -41,11 +39,9 @@ class UsageData(BaseModel):
     left_seconds: float | None = Field(description="What is left of it; recordings in work are taken off already.")
 
 
-class UsageAnswer(BaseModel):
+class UsageAnswer(NativeSuccess):
     """The envelope of the use."""
 
-    code: int = Field(0, description="0; anything else is an error.")
-    message: str = "success"
     data: UsageData
 
 
@@ -85,9 +81,9 @@ def router(access: Access) -> APIRouter:
     async def ticket() -> dict[str, Any]:
         name = caller.get().name
         if name is None:
-            return _success({"ticket": None, "expires_in": None, "expires_at": None})
+            return success({"ticket": None, "expires_in": None, "expires_at": None})
         made, expires = access.tickets.issue(access.keys.named(name))
-        return _success({"ticket": made, "expires_in": access.tickets.lifetime, "expires_at": expires})
+        return success({"ticket": made, "expires_in": access.tickets.lifetime, "expires_at": expires})
 
     @routes.get(
         "/api/v1/usage",
@@ -99,7 +95,7 @@ def router(access: Access) -> APIRouter:
         who = caller.get()
         name, quota = who.name, who.quota if isinstance(who, Account) else None
         used = access.ledger.used(name) if name is not None else Use()
-        return _success(
+        return success(
             {
                 "key": name,
                 "day": today(),
@@ -135,7 +131,3 @@ def router(access: Access) -> APIRouter:
         )
 
     return routes
-
-
-def _success(data: dict[str, Any]) -> dict[str, Any]:
-    return {"code": 0, "message": "success", "data": data}

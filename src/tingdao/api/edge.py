@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -51,6 +52,18 @@ POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 
 PLACE = "tingdao.place"
 """Where the scope holds the `Place` of a request, for answers that come bit by bit."""
+
+
+class NativeSuccess(BaseModel):
+    """The native envelope of what was asked for, which is in `data`."""
+
+    code: int = Field(0, description="0; anything else is an error.")
+    message: str = "success"
+
+
+def success(data: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, in the native envelope."""
+    return {"code": 0, "message": "success", "data": data}
 
 
 class NativeError(BaseModel):
@@ -146,8 +159,8 @@ class Edge:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        method = scope.get("method", "WEBSOCKET")
-        figures = self._journal.open(_request_id(scope), method, scope["path"], dict(scope["headers"]))
+        method, headers = scope.get("method", "WEBSOCKET"), dict(scope["headers"])
+        figures = self._journal.open(_request_id(headers), method, scope["path"], headers)
         exchange = _Exchange(figures, Upload(self._admission.settings.min_upload_kib_s * KIB))
         try:
             await self._exchange(exchange, scope, receive, send)
@@ -260,9 +273,9 @@ class Edge:
         return message
 
 
-def _request_id(scope: Scope) -> str:
+def _request_id(headers: dict[bytes, bytes]) -> str:
     """The id the client gave, when it is harmless, else a new one."""
-    given = dict(scope["headers"]).get(ID_HEADER, b"")
+    given = headers.get(ID_HEADER, b"")
     return given.decode() if SAFE_ID.fullmatch(given) else uuid.uuid4().hex
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from tingdao.api.edge import WORKING, NativeError, errors_of
+from tingdao.api.edge import WORKING, NativeError, NativeSuccess, errors_of, success
 from tingdao.api.forms import form_schema, read_form
 from tingdao.api.options import OptionFields, ShownVocabulary, options_of, vocabulary_of
 from tingdao.engines.registry import ModelState
@@ -65,11 +65,9 @@ class TranscribeData(BaseModel):
     vocabulary: ShownVocabulary | None = Field(None, description="There when words were expected.")
 
 
-class TranscribeAnswer(BaseModel):
+class TranscribeAnswer(NativeSuccess):
     """The envelope of a success."""
 
-    code: int = Field(0, description="0; anything else is an error.")
-    message: str = "success"
     data: TranscribeData
 
 
@@ -98,11 +96,7 @@ def router(service: Service) -> APIRouter:
     async def transcribe(request: Request) -> dict[str, Any]:
         async with read_form(request, TranscribeFields, service.fetcher) as (recording, fields):
             transcript = await service.transcribe(recording, fields.model, options_of(fields, words=fields.words))
-        return {
-            "code": 0,
-            "message": "success",
-            "data": _data(transcript, segments=fields.segments or fields.words),
-        }
+        return success(_data(transcript, segments=fields.segments or fields.words))
 
     @routes.get("/health", summary="Is the service alive?", response_model=Health)
     @routes.get("/api/health", include_in_schema=False, response_model=Health)

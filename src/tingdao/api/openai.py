@@ -204,27 +204,26 @@ def _response(transcript: Transcript, fields: TranscriptionFields) -> Response:
             WRITERS[fields.response_format](transcript),
             media_type=f"{MEDIA_TYPES[fields.response_format]}; charset=utf-8",
         )
-    usage = {"type": "duration", "seconds": round(transcript.duration, 3)}
+    body: dict[str, Any] = {
+        "text": transcript.text,
+        "usage": {"type": "duration", "seconds": round(transcript.duration, 3)},
+    }
     if fields.response_format == "verbose_json":
-        return JSONResponse(_verbose(transcript, fields.timestamp_granularities, usage))
-    body: dict[str, Any] = {"text": transcript.text, "usage": usage}
-    if languages := _languages(transcript):
+        body |= _verbose(transcript, fields.timestamp_granularities)
+    elif languages := _languages(transcript):
         body["languages"] = languages
     if vocabulary := vocabulary_of(transcript):
         body["vocabulary"] = vocabulary.model_dump()
     return JSONResponse(body)
 
 
-def _verbose(transcript: Transcript, granularities: list[Granularity], usage: dict[str, Any]) -> dict[str, Any]:
+def _verbose(transcript: Transcript, granularities: list[Granularity]) -> dict[str, Any]:
+    """What `verbose_json` has beside the text and its usage."""
     body: dict[str, Any] = {
         "task": "transcribe",
         "language": transcript.language,
         "duration": round(transcript.duration, 3),
-        "text": transcript.text,
-        "usage": usage,
     }
-    if vocabulary := vocabulary_of(transcript):
-        body["vocabulary"] = vocabulary.model_dump()
     # As OpenAI does it: segments unless only words are asked for.
     if "segment" in granularities or not granularities:
         body["segments"] = [_segment(number, segment) for number, segment in enumerate(transcript.segments)]
