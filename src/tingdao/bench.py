@@ -28,6 +28,7 @@ from statistics import mean
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
+from tingdao.columns import columns
 from tingdao.errors import SetupError
 
 STREAM_PATH = "/v1/audio/transcriptions"
@@ -323,8 +324,7 @@ def table(levels: Sequence[Level]) -> str:
                 f"{level.null_mean * 1000:.1f} ms",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(columns(rows, left=0))
 
 
 def overhead(levels: Sequence[Level]) -> str:

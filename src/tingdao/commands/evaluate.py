@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tingdao.columns import columns
 from tingdao.commands.setup import given, model_options, read_settings, stop
 from tingdao.errors import BadRequest, SetupError, TingdaoError
 
@@ -217,12 +218,7 @@ def _table(rates: Sequence[Rate]) -> list[str]:
     """The rates in lines of equal columns."""
     from tingdao.evaluation_page import HEADING, cells
 
-    rows = [HEADING, *(cells(rate) for rate in rates)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(pairs))
-        for pairs in (zip(row, widths, strict=True) for row in rows)
-    ]
+    return columns([HEADING, *(cells(rate) for rate in rates)], left=1)
 
 
 def _as_json(manifest: Path, measured: Measurement, rates: Sequence[Rate]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tingdao.columns import columns
 from tingdao.commands.setup import read_settings, stop
 from tingdao.errors import SetupError
 
@@ -79,9 +80,7 @@ def list_keys() -> None:
     if len(rows) == 1:
         click.echo("There are no keys. Make one with `tingdao keys add NAME`.")
         return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    click.echo("\n".join(columns(rows, left=len(rows[0]))))
 
 
 @keys.command("revoke")
