@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+import fake_hub
 from tingdao import app
 from tingdao.audio.decode import Decoder
 from tingdao.audio.fetch import Fetcher
@@ -78,6 +79,15 @@ def engine():
 @pytest.fixture
 def recordings():
     return RECORDINGS
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Both model hubs, in place of the real ones."""
+    with fake_hub.serving() as (kind, address):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", address)
+        yield kind
 
 
 class Client:

@@ -7,8 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-import test_hubs
-from test_hubs import hub  # noqa: F401  the fixture
+import fake_hub
 from tingdao import cli
 from tingdao.app import qwen_folders
 from tingdao.engines import openvino
@@ -18,11 +17,11 @@ from tiny_qwen import TRAINED, write_original
 
 
 @pytest.fixture
-def run(hub, tmp_path, monkeypatch):  # noqa: F811  the fixture again
+def run(hub, tmp_path, monkeypatch):
     """Runs the command line with a hub that has the tiny model under the name of the 0.6B."""
     files = write_original(tmp_path / "published").iterdir()
-    monkeypatch.setattr(test_hubs, "REPOSITORY", "Qwen/Qwen3-ASR-0.6B")
-    monkeypatch.setattr(test_hubs, "CONTENT", {file.name: file.read_bytes() for file in files})
+    monkeypatch.setattr(fake_hub, "REPOSITORY", "Qwen/Qwen3-ASR-0.6B")
+    monkeypatch.setattr(fake_hub, "CONTENT", {file.name: file.read_bytes() for file in files})
     monkeypatch.setenv("TINGDAO_STATE_DIR", str(tmp_path / "state"))
 
     def run(*arguments, fails=0):
@@ -59,7 +58,7 @@ def test_a_second_run_says_that_it_is_there(run, models):
     assert (made.stat().st_ino, made.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_after_a_plain_download_only_the_conversion_is_missing(run, hub, models):  # noqa: F811
+def test_after_a_plain_download_only_the_conversion_is_missing(run, hub, models):
     run("download", "0.6b")
     assert not (models / "qwen3-asr-0.6b-int8").exists()
     hub.asked.clear()
@@ -100,7 +99,7 @@ def test_a_folder_with_something_else_is_left_alone(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["aligner", "whisper-base"])
-def test_other_models_need_no_conversion(run, hub, name):  # noqa: F811
+def test_other_models_need_no_conversion(run, hub, name):
     assert "leave --for cpu out" in run("download", name, "--for", "cpu", fails=2)
     assert hub.asked == []
 

@@ -35,6 +35,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+JAVASCRIPT = Path(__file__).parent / "js"
 NUMBERS = itertools.count(1)
 
 
@@ -121,3 +122,12 @@ def server(state, weights):
     running.wait_until_ready()
     yield running
     assert running.stop() == 0, running.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def packages():
+    """What `package.json` pins, installed beside it."""
+    wanted = json.loads((JAVASCRIPT / "package.json").read_text())["dependencies"]["openai"]
+    installed = JAVASCRIPT / "node_modules/openai/package.json"
+    if not installed.is_file() or json.loads(installed.read_text())["version"] != wanted:
+        subprocess.run(["npm", "ci", "--no-progress"], cwd=JAVASCRIPT, check=True, timeout=300)

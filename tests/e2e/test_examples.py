@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.test_javascript import FOLDER, packages  # noqa: F401  a fixture
+from e2e.conftest import JAVASCRIPT
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = [
@@ -29,9 +29,9 @@ def test_examples_are_found():
 
 @pytest.mark.timeout(660)
 @pytest.mark.parametrize(("language", "code"), HERE, ids=[f"{language}{at}" for at, (language, _) in enumerate(HERE)])
-def test_example(server, packages, language, code):  # noqa: F811  the fixture
+def test_example(server, packages, language, code):
     code = code.replace("http://127.0.0.1:8000", server.url)
-    script = FOLDER / "node_modules/example.mjs"  # where it finds the package
+    script = JAVASCRIPT / "node_modules/example.mjs"  # where it finds the package
     script.write_text(code)
     command = {"sh": ["bash", "-c", code], "python": [sys.executable, "-W", "ignore", "-c", code]}
     ran = subprocess.run(

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from conftest import RECORDINGS
-
-FOLDER = Path(__file__).parent / "js"
-
-
-@pytest.fixture(scope="session")
-def packages():
-    """What `package.json` pins, installed beside it."""
-    wanted = json.loads((FOLDER / "package.json").read_text())["dependencies"]["openai"]
-    installed = FOLDER / "node_modules/openai/package.json"
-    if not installed.is_file() or json.loads(installed.read_text())["version"] != wanted:
-        subprocess.run(["npm", "ci", "--no-progress"], cwd=FOLDER, check=True, timeout=300)
+from e2e.conftest import JAVASCRIPT
 
 
 @pytest.mark.timeout(660)
 def test_javascript_clients(server, packages):
     ran = subprocess.run(
         ["node", "--test", "--test-reporter=tap", "clients.test.mjs"],
-        cwd=FOLDER,
+        cwd=JAVASCRIPT,
         env={**os.environ, "SERVICE": server.url, "RECORDINGS": str(RECORDINGS), "NO_PROXY": "127.0.0.1"},
         capture_output=True,
         text=True,
