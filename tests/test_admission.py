@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 import media
+from asgi import scope_of
 from conftest import FakeEngine
 from test_edge import PATH, multipart, until
 from tingdao.api.admission import Admission, Upload
@@ -262,22 +263,6 @@ def test_a_stream_past_its_deadline_ends_with_an_error_event(make_client, record
             assert client.service.metrics.registry.get_sample_value("tingdao_in_flight") == 0
 
     asyncio.run(main())
-
-
-def scope_of(path, content_type, *more):
-    return {
-        "type": "http",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [(b"content-type", content_type.encode()), *more],
-        "server": ("test", 80),
-        "client": ("127.0.0.1", 1),
-        "scheme": "http",
-        "http_version": "1.1",
-        "root_path": "",
-    }
 
 
 def form(recording, **fields):

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from asgi import scope_of
 from conftest import FakeEngine
 from tingdao.api.chat_fields import ChatFields
 from tingdao.api.chat_request import read
@@ -463,11 +464,7 @@ class Listening:
         self.incoming = asyncio.Queue()
 
     def __enter__(self):
-        scope = {
-            "type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "query_string": b"",
-            "headers": [(b"content-type", b"application/json")], "server": ("test", 80), "client": ("test", 1),
-            "scheme": "http", "http_version": "1.1", "root_path": "",
-        }  # fmt: skip
+        scope = scope_of(PATH, "application/json")
         self.incoming.put_nowait({"type": "http.request", "body": self.body, "more_body": self.more})
         self.task = asyncio.create_task(self.client.app(scope, self.incoming.get, self._send))
         return self

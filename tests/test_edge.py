@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from asgi import scope_of
 from tingdao.observe import JsonFormatter
 
 PATH = "/api/v1/transcribe"
@@ -93,19 +94,7 @@ def test_no_more_requests_in_work_than_allowed(make_client, engine, recordings):
 def test_a_client_that_leaves_cancels_its_work(make_client, engine, recordings):
     client = make_client(engine)
     body, headers = multipart((recordings / "jfk.flac").read_bytes())
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": PATH,
-        "raw_path": PATH.encode(),
-        "query_string": b"",
-        "headers": [(b"content-type", headers["content-type"].encode())],
-        "server": ("test", 80),
-        "client": ("test", 1),
-        "scheme": "http",
-        "http_version": "1.1",
-        "root_path": "",
-    }
+    scope = scope_of(PATH, headers["content-type"])
 
     async def main():
         engine.hold = asyncio.Event()

@@ -8,6 +8,7 @@ import wave
 import httpx2
 import pytest
 
+from asgi import scope_of
 from tingdao.engines.base import Recognition
 from tingdao.types import Evidence, Segment, Usage, Word
 
@@ -185,8 +186,7 @@ def test_deltas_come_while_later_audio_is_still_being_recognised(make_client, en
             if '"delta":"At ' in sent[-1]:
                 first.set()
 
-        headers = [(name.lower(), value) for name, value in form.headers.raw]
-        scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers, "query_string": b""}
+        scope = scope_of(PATH, form.headers["content-type"])
         async with client.session(), asyncio.timeout(30):
             answer = asyncio.create_task(client.app(scope, receive, send))
             await first.wait()
