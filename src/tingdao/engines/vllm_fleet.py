@@ -14,8 +14,8 @@ import ipaddress
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -125,20 +125,16 @@ def room(length: int | None, context_tokens: int) -> tuple[int, float]:
     return context, min(CLIP_LIMIT, (length - context - FRAME_TOKENS) / SECOND_TOKENS)
 
 
-class _limit:  # noqa: N801  used as a function
+@asynccontextmanager
+async def _limit(seconds: float) -> AsyncIterator[None]:
     """A block that must be through in time. Raises Broken."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._timeout = seconds, asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *raised: object) -> None:
-        try:
-            await self._timeout.__aexit__(*raised)  # type: ignore[arg-type]  # what a block is left with
-        except TimeoutError:
-            raise Broken(f"It did not answer within {self._seconds:g} s") from None
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            yield
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise Broken(f"It did not answer within {seconds:g} s") from None
 
 
 class Fleet:
