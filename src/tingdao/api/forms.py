@@ -7,23 +7,22 @@ pydantic model that forbids unknown ones; the same model describes the form in t
 
 from __future__ import annotations
 
-import errno
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from tingdao.audio.fetch import Fetcher
+from tingdao.audio.job import full_disk_refused
 from tingdao.errors import (
     BadRequest,
     EmptyAudio,
     MalformedUpload,
     MissingFile,
-    StorageFull,
     TingdaoError,
     TooManyFiles,
     UnknownField,
@@ -64,7 +63,8 @@ async def read_form(
         request.headers, request.stream(), max_files=2, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
     )
     try:
-        form = await _parsed(parser)
+        with full_disk_refused():
+            form = await parser.parse()
         if not parser.complete:
             raise MultiPartException("It ends before its closing boundary: the upload was cut short.")
         uploads = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
@@ -93,23 +93,6 @@ async def read_form(
         ) from None
     finally:
         parser.close()
-
-
-async def _parsed(parser: _Parser) -> FormData:
-    """The form, received. Raises StorageFull when the disk has no room for the recording."""
-    with full_disk_refused():
-        return await parser.parse()
-
-
-@contextmanager
-def full_disk_refused() -> Iterator[None]:
-    """Let a disk without room for what arrives be the client's answer. Raises StorageFull."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("The service has no disk space left for this recording. Try again later.") from None
-        raise
 
 
 class _Parser(MultiPartParser):

@@ -20,8 +20,8 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from tingdao.api.forms import full_disk_refused
 from tingdao.api.inline import CUT_ESCAPE, Base64, Broken, Inline, opened
+from tingdao.audio.job import full_disk_refused
 from tingdao.errors import (
     BadRequest,
     EmptyAudio,

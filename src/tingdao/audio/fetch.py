@@ -13,7 +13,6 @@ A redirect from https to http is refused: the rest would travel where anybody ca
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import logging
 import random
@@ -29,7 +28,7 @@ import httpx2
 
 import tingdao
 from tingdao.audio.guard import Guard, GuardedTransport, Lookup, read_url, system_lookup
-from tingdao.audio.job import NO_ROOM
+from tingdao.audio.job import full_disk_refused
 from tingdao.destinations import Destinations
 from tingdao.errors import (
     EmptyAudio,
@@ -37,7 +36,6 @@ from tingdao.errors import (
     FetchTimeout,
     ForbiddenUrl,
     NotAudio,
-    StorageFull,
     TooLarge,
 )
 from tingdao.settings import MIB, FetchSettings
@@ -95,7 +93,7 @@ class Fetcher:
         if not self._settings.enabled:
             raise ForbiddenUrl("This service fetches no URLs. Upload the recording instead.", param="url")
         try:
-            with tempfile.TemporaryFile() as body:
+            with full_disk_refused(), tempfile.TemporaryFile() as body:
                 async with asyncio.timeout(self._settings.timeout_s) as deadline:
                     await _Download(self.client, self._settings, body, progress).fetch(read_url(url))
                     body.seek(0)
@@ -106,10 +104,6 @@ class Fetcher:
             raise FetchTimeout(
                 f"The URL's server did not deliver the recording within {self._settings.timeout_s:g} s.", param="url"
             ) from None
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise StorageFull(NO_ROOM) from None
-            raise
 
     async def close(self) -> None:
         """Close the connections."""

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Final
+
+from tingdao.errors import StorageFull
 
 SAMPLE_BYTES: Final = 2
 """Samples in the spool are 16-bit integers, in the machine's own byte order."""
 NO_ROOM: Final = "The service has no disk space left for this recording. Try again later, or send a shorter one."
 MESSAGE: Final = 4096
 """Bytes that no job exceeds."""
+
+
+@contextmanager
+def full_disk_refused() -> Iterator[None]:
+    """Let a disk without room for what is written in the block be the caller's answer. Raises StorageFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFull(NO_ROOM) from None
+        raise
 
 
 @dataclass(frozen=True, slots=True)

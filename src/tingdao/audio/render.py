@@ -10,7 +10,6 @@ would pass for the whole.
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import os
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from tingdao.audio.clock import Clock, Placed
-from tingdao.audio.job import NO_ROOM, SAMPLE_BYTES, Limits
+from tingdao.audio.job import NO_ROOM, SAMPLE_BYTES, Limits, full_disk_refused
 from tingdao.audio.packets import Packets
 from tingdao.audio.recording import NO_SAMPLES, Recording
 from tingdao.errors import BrokenAudio, EmptyAudio, NotAudio, StorageFull, TooLong
@@ -213,12 +212,8 @@ class Output:
         """Append 16-bit samples, given as bytes."""
         self._check_length(self.written + len(samples) // SAMPLE_BYTES)
         while samples:
-            try:
+            with full_disk_refused():
                 count = os.pwrite(self._descriptor, samples, self.written * SAMPLE_BYTES)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise StorageFull(NO_ROOM) from None
-                raise
             count -= count % SAMPLE_BYTES
             self.written += count // SAMPLE_BYTES
             samples = samples[count:]

@@ -11,7 +11,6 @@ This module does not know who writes, or how.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import tempfile
 from pathlib import Path
@@ -19,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tingdao.audio.job import NO_ROOM, SAMPLE_BYTES
-from tingdao.errors import StorageFull, TingdaoError
+from tingdao.audio.job import SAMPLE_BYTES, full_disk_refused
+from tingdao.errors import TingdaoError
 from tingdao.types import SAMPLE_RATE
 
 FULL_SCALE = 32_768
@@ -35,12 +34,8 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         """Create an empty spool in a folder that exists. Raises StorageFull."""
-        try:
+        with full_disk_refused():
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  closed by `close`
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFull(NO_ROOM) from None
-            raise
         self.ready = 0
         self.complete = False
         self._failure: Exception | None = None
