@@ -14,10 +14,10 @@ from pydantic_core import PydanticCustomError
 
 from tingdao.api.inline import AudioData, AudioUrl
 from tingdao.api.payload import Payload
+from tingdao.text.terms import LONGEST_SOUND, LONGEST_WORD, MOST_SOUNDS, MOST_TERMS
 from tingdao.types import Script, Term
 
 MOST_MESSAGES = 64
-MOST_TERMS = 1000
 
 Short = Annotated[str, Field(max_length=200)]
 
@@ -112,10 +112,10 @@ Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discri
 class VocabularyWord(Payload):
     """A word that is expected."""
 
-    word: str = Field(min_length=1, max_length=200, examples=["不二家"])
-    sounds_like: list[Short] = Field(
+    word: str = Field(min_length=1, max_length=LONGEST_WORD, examples=["不二家"])
+    sounds_like: list[Annotated[str, Field(max_length=LONGEST_SOUND)]] = Field(
         default_factory=list,
-        max_length=20,
+        max_length=MOST_SOUNDS,
         description="Spellings by sound: pinyin without tones, respelling for Latin script.",
         examples=[["bu er jia"]],
     )
