@@ -49,12 +49,13 @@ def clips(count: int, seconds: int) -> list[np.ndarray]:
 
 def tingdao(folder: Path, precision: str) -> Run:
     """All clips at once through the engine."""
-    from tingdao.engines import openvino, qwen_dialogue
     from tingdao.engines.base import Ask
+    from tingdao.engines.openvino import engine as openvino
+    from tingdao.engines.qwen import dialogue
     from tingdao.settings import QwenSettings
     from tingdao.types import Clip
 
-    qwen_dialogue.loops = lambda _: False  # random weights do loop
+    dialogue.loops = lambda _: False  # random weights do loop
     settings = QwenSettings(runtime="openvino", dtype=precision)
     engine = openvino.load(folder, "bench", settings, Path(tempfile.gettempdir()) / "tingdao-bench")
 
@@ -174,7 +175,7 @@ def floors(_: Path, __: str) -> Run:
     from openvino import Type
     from openvino import opset13 as op
 
-    from tingdao.engines.openvino_runtime import available_cores, compile_graph, fast, half
+    from tingdao.engines.openvino.runtime import available_cores, compile_graph, fast, half
 
     def rate(kind: Type, options: dict[str, Any]) -> float:
         """Operations a second of x (512, 4096) @ (4096, 4096)."""
@@ -359,7 +360,7 @@ def _all(answers: Iterable[Answer]) -> list[float]:
 
 def report_floors(folder: Path, rates: list[Answer], parts: list[Answer]) -> None:
     """Print what each part of the work took at best, beside what the hardware allows at the best rates measured."""
-    from tingdao.engines.qwen_weights import expected, open_checkpoint
+    from tingdao.engines.qwen.weights import expected, open_checkpoint
 
     sizes = {name: int(np.prod(shape)) for name, shape in expected(open_checkpoint(folder).config).items()}
     decoder = sum(size for name, size in sizes.items() if "language_model.layers" in name)

@@ -37,13 +37,13 @@ def clips(count: int) -> list[np.ndarray]:
 
 def tingdao(folder: Path, device: str, width: int) -> Run:
     """All clips at once through the engine."""
-    from tingdao.engines import qwen_dialogue
     from tingdao.engines.base import Ask
-    from tingdao.engines.qwen import QwenEngine
+    from tingdao.engines.qwen import dialogue
+    from tingdao.engines.qwen.engine import QwenEngine
     from tingdao.settings import QwenSettings
     from tingdao.types import Clip
 
-    qwen_dialogue.loops = lambda _: False  # random weights do loop
+    dialogue.loops = lambda _: False  # random weights do loop
     engine = QwenEngine.load(folder, "bench", QwenSettings(device=device, width=width))
 
     async def all_at_once(count: int) -> None:
@@ -262,7 +262,7 @@ def report(
     loaded: dict[str, dict[str, float]],
 ) -> None:
     """Print the table."""
-    from tingdao.engines.qwen_weights import expected, open_checkpoint
+    from tingdao.engines.qwen.weights import expected, open_checkpoint
 
     config = open_checkpoint(folder).config
     sizes = {name: int(np.prod(shape)) for name, shape in expected(config).items()}

@@ -27,8 +27,8 @@ import numpy as np
 
 from tingdao.engines.base import Ask
 from tingdao.engines.canary import recording
-from tingdao.engines.vllm import VllmEngine
-from tingdao.engines.vllm_prompt import Question, flac, wav
+from tingdao.engines.vllm.engine import VllmEngine
+from tingdao.engines.vllm.prompt import Question, flac, wav
 from tingdao.settings import VllmSettings
 from tingdao.types import Clip
 

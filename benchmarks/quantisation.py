@@ -23,13 +23,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from tingdao.engines import openvino
 from tingdao.engines.base import Ask
-from tingdao.engines.openvino_decoder import Decoder
-from tingdao.engines.openvino_encoder import Encoder
-from tingdao.engines.openvino_weights import Weights
-from tingdao.engines.qwen_dialogue import Dialogue, audio_tokens
-from tingdao.engines.qwen_tokenizer import read_tokenizer
+from tingdao.engines.openvino import engine as openvino
+from tingdao.engines.openvino.decoder import Decoder
+from tingdao.engines.openvino.encoder import Encoder
+from tingdao.engines.openvino.weights import Weights
+from tingdao.engines.qwen.dialogue import Dialogue, audio_tokens
+from tingdao.engines.qwen.tokenizer import read_tokenizer
 from tingdao.settings import QwenSettings
 from tingdao.types import Clip
 from tiny_qwen import TRAINED, spoken

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer
 
-from tingdao.engines.qwen_weights import RENAMES, Config, expected
+from tingdao.engines.qwen.weights import RENAMES, Config, expected
 
 SPOKEN = ["<|audio_start|>", "<|audio_end|>", "<tts_pad>", "<tts_text_bos>", "<tts_text_eod>", "<tts_text_bos_single>"]
 SPOKEN += ["<non_speech>", "<|audio_pad|>", *(f"<blank{number}>" for number in range(1, 28))]

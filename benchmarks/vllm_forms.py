@@ -19,7 +19,7 @@ import httpx2
 import numpy as np
 
 from tingdao.engines.canary import recording
-from tingdao.engines.vllm_prompt import flac, wav
+from tingdao.engines.vllm.prompt import flac, wav
 from tingdao.types import SAMPLE_RATE, Clip
 
 

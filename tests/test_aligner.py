@@ -12,9 +12,9 @@ from tokenizers import AddedToken
 
 from test_qwen_dialogue import byte_tokenizer
 from test_qwen_weights import AUDIO, NATIVE, TEXT, expected, in_original, write_config, write_safetensors
-from tingdao.engines.aligner import CLIP_LIMIT, Aligner
-from tingdao.engines.aligner_prompt import Prompter
-from tingdao.engines.qwen_weights import open_checkpoint
+from tingdao.engines.aligner.engine import CLIP_LIMIT, Aligner
+from tingdao.engines.aligner.prompt import Prompter
+from tingdao.engines.qwen.weights import open_checkpoint
 from tingdao.errors import EngineFailed, SetupError, UnsupportedOption
 from tingdao.settings import AlignerSettings
 from tingdao.types import SAMPLE_RATE, Clip

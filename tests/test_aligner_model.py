@@ -15,8 +15,8 @@ from faster_whisper import decode_audio
 from test_aligner import ALIGNER, in_order
 from test_qwen_dialogue import SPECIAL, byte_tokenizer
 from test_qwen_weights import write_config
-from tingdao.engines.aligner import Aligner
-from tingdao.engines.aligner_words import split
+from tingdao.engines.aligner.engine import Aligner
+from tingdao.engines.aligner.words import split
 from tingdao.errors import EngineFailed, SetupError
 from tingdao.settings import AlignerSettings
 from tingdao.types import SAMPLE_RATE, Clip
@@ -37,7 +37,7 @@ TEMPLATE = (
 @pytest.fixture
 def aligner_model():
     """The module itself, imported here because the default tests collect this file without PyTorch."""
-    from tingdao.engines import aligner_model
+    from tingdao.engines.aligner import model as aligner_model
 
     return aligner_model
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from tingdao.engines.aligner_times import Span, spans
+from tingdao.engines.aligner.times import Span, spans
 
 
 def times(steps, duration=10.0):

@@ -8,7 +8,7 @@ import unicodedata
 
 import pytest
 
-from tingdao.engines.aligner_words import LANGUAGES, Unit, require, split
+from tingdao.engines.aligner.words import LANGUAGES, Unit, require, split
 from tingdao.errors import UnsupportedOption
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import FakeEngine
 from tingdao.audio.speech import ClipSpan, Span
-from tingdao.engines.aligner import Alignment
+from tingdao.engines.aligner.engine import Alignment
 from tingdao.engines.base import Ask, Recognition
 from tingdao.errors import UnsupportedOption
 from tingdao.pipeline.clip import Listener

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 import fake_hub
 from tingdao import cli
 from tingdao.app import qwen_folders
-from tingdao.engines import openvino
-from tingdao.engines.openvino_weights import open_converted
+from tingdao.engines.openvino import engine as openvino
+from tingdao.engines.openvino.weights import open_converted
 from tingdao.settings import Settings
 from tiny_qwen import TRAINED, write_original
 

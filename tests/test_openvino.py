@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from test_batcher import until
-from tingdao.engines import openvino, openvino_runtime, qwen_dialogue
 from tingdao.engines.base import Ask
+from tingdao.engines.openvino import engine as openvino
+from tingdao.engines.openvino import runtime as openvino_runtime
+from tingdao.engines.qwen import dialogue
 from tingdao.errors import EngineFailed, SetupError
 from tingdao.settings import QwenSettings
 from tingdao.types import Clip
@@ -103,7 +105,7 @@ async def job_of(engine, clip, ask):
 
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
 def test_batched_is_single_token_by_token_whenever_they_come(open_engine, monkeypatch, dtype):
-    monkeypatch.setattr(qwen_dialogue, "loops", lambda tokens: False)
+    monkeypatch.setattr(dialogue, "loops", lambda tokens: False)
 
     async def main():
         dice = random.Random(1)
@@ -138,7 +140,7 @@ def test_streamed_is_whole_and_a_prefix_is_continued(open_engine):
 
 
 def test_a_cancelled_request_gives_its_memory_back_within_one_step(open_engine, monkeypatch):
-    monkeypatch.setattr(qwen_dialogue, "loops", lambda tokens: False)
+    monkeypatch.setattr(dialogue, "loops", lambda tokens: False)
 
     async def main():
         async with open_engine() as engine:
@@ -202,7 +204,7 @@ def test_memory_that_runs_out_costs_time_and_nothing_else(open_engine, monkeypat
 
 
 def test_closing_ends_whoever_waits(open_engine, monkeypatch):
-    monkeypatch.setattr(qwen_dialogue, "loops", lambda tokens: False)
+    monkeypatch.setattr(dialogue, "loops", lambda tokens: False)
 
     async def main():
         async with open_engine() as engine:
@@ -246,7 +248,7 @@ def test_a_converted_folder_is_used_as_it_is(open_engine, models, tmp_path):
 
 
 def test_without_openvino_the_reason_is_said(models, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("tingdao.engines.openvino_")]:
+    for name in [name for name in sys.modules if name.startswith("tingdao.engines.openvino.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(SetupError, match=r"pip install 'tingdao\[cpu\]'"):
@@ -264,7 +266,7 @@ def test_a_processor_without_the_instructions_is_said_to_be_slower(monkeypatch, 
 
 
 def test_a_processor_without_bfloat16_is_exact_too(open_engine, monkeypatch):
-    monkeypatch.setattr("tingdao.engines.openvino_encoder.has_bfloat16", lambda: False)
+    monkeypatch.setattr("tingdao.engines.openvino.encoder.has_bfloat16", lambda: False)
 
     async def main():
         async with open_engine() as engine:
@@ -280,7 +282,7 @@ def test_the_same_tokens_as_transformers(open_engine, monkeypatch, language):
     import torch
     from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
-    monkeypatch.setattr(qwen_dialogue, "loops", lambda tokens: False)
+    monkeypatch.setattr(dialogue, "loops", lambda tokens: False)
     processor = Qwen3ASRProcessor.from_pretrained(TRAINED)
     reference = Qwen3ASRForConditionalGeneration.from_pretrained(TRAINED, dtype=torch.float32)
 

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from tingdao import cli
-from tingdao.engines import openvino_weights
-from tingdao.engines.openvino_weights import Converted, Published, convert, converted_from, halved, open_converted
-from tingdao.engines.qwen_weights import open_checkpoint
+from tingdao.engines.openvino import weights as openvino_weights
+from tingdao.engines.openvino.weights import Converted, Published, convert, converted_from, halved, open_converted
+from tingdao.engines.qwen.weights import open_checkpoint
 from tingdao.errors import SetupError
 from tiny_qwen import TRAINED, write_original
 

@@ -19,9 +19,9 @@ import pytest
 from test_batcher import until
 from test_qwen_dialogue import byte_tokenizer
 from test_qwen_weights import NATIVE, expected, write_config, write_safetensors
-from tingdao.engines import qwen_dialogue
 from tingdao.engines.base import Ask
-from tingdao.engines.qwen import QwenEngine
+from tingdao.engines.qwen import dialogue
+from tingdao.engines.qwen.engine import QwenEngine
 from tingdao.errors import ContextTooLong, EngineFailed, SetupError, TooLong, UnknownLanguage, UnsupportedOption
 from tingdao.settings import QwenSettings
 from tingdao.types import Clip
@@ -60,7 +60,7 @@ def folders(tmp_path_factory):
 def no_loops(request, monkeypatch):
     """Random weights say the same again and again; most tests want all of it."""
     if "looping" not in request.node.name:
-        monkeypatch.setattr(qwen_dialogue, "loops", lambda tokens: False)
+        monkeypatch.setattr(dialogue, "loops", lambda tokens: False)
 
 
 @asynccontextmanager
@@ -283,7 +283,7 @@ def test_a_looping_answer_is_stopped(folders):
             logits = decoder.logits
             decoder.logits = lambda hidden: logits(hidden).index_fill(1, torch.tensor([65]), 1e9)
             heard = await engine.recognise(noise(30), Ask(language="en"))
-            assert (heard.ended, heard.usage.completion_tokens) == ("loop", qwen_dialogue.LOOP_TOKENS)
+            assert (heard.ended, heard.usage.completion_tokens) == ("loop", dialogue.LOOP_TOKENS)
 
     asyncio.run(main())
 

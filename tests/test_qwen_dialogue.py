@@ -5,7 +5,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from tingdao.engines.base import Ask
-from tingdao.engines.qwen_dialogue import Dialogue, Reader, audio_tokens, loops
+from tingdao.engines.qwen.dialogue import Dialogue, Reader, audio_tokens, loops
 from tingdao.errors import ContextTooLong, SetupError
 from tingdao.types import Clip
 

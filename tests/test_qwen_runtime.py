@@ -2,8 +2,8 @@
 
 import pytest
 
-from tingdao.engines import qwen_runtime
-from tingdao.engines.qwen_runtime import choose_runtime
+from tingdao.engines.qwen import runtime as qwen_runtime
+from tingdao.engines.qwen.runtime import choose_runtime
 from tingdao.errors import SetupError
 from tingdao.settings import QwenSettings
 

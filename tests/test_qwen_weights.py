@@ -6,7 +6,7 @@ from math import prod
 
 import pytest
 
-from tingdao.engines.qwen_weights import RENAMES, expected, open_checkpoint
+from tingdao.engines.qwen.weights import RENAMES, expected, open_checkpoint
 from tingdao.errors import SetupError
 
 AUDIO = {

@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 
 from tingdao import app, checkup
-from tingdao.engines import upstreams as upstreams_module
-from tingdao.engines import vllm_fleet
 from tingdao.engines.base import Ask
 from tingdao.engines.canary import recording
 from tingdao.engines.registry import Registry
-from tingdao.engines.upstreams import OVERHEAD, NoneUp, Upstream, Upstreams
-from tingdao.engines.vllm import VllmEngine, examine_all
-from tingdao.engines.vllm_fleet import room, system_lookup
-from tingdao.engines.vllm_prompt import Question, flac, plain, wav
-from tingdao.engines.vllm_wire import Broken, _piece
+from tingdao.engines.vllm import fleet
+from tingdao.engines.vllm import upstreams as upstreams_module
+from tingdao.engines.vllm.engine import VllmEngine, examine_all
+from tingdao.engines.vllm.fleet import room, system_lookup
+from tingdao.engines.vllm.prompt import Question, flac, plain, wav
+from tingdao.engines.vllm.upstreams import OVERHEAD, NoneUp, Upstream, Upstreams
+from tingdao.engines.vllm.wire import Broken, _piece
 from tingdao.errors import (
     ContextTooLong,
     EngineFailed,
@@ -317,7 +317,7 @@ class TestFindingOut:
     def test_a_fault_of_ours_is_logged_and_the_server_tried_again(self, monkeypatch, caplog):
         async def main():
             async with Double() as double:
-                real, tries = vllm_fleet.examine, []
+                real, tries = fleet.examine, []
 
                 async def examine(*what):
                     tries.append(what)
@@ -325,7 +325,7 @@ class TestFindingOut:
                         raise KeyError("ours")
                     return await real(*what)
 
-                monkeypatch.setattr(vllm_fleet, "examine", examine)
+                monkeypatch.setattr(fleet, "examine", examine)
                 async with engine_on(double) as engine:
                     assert "KeyError" in engine.trouble
                     await until(lambda: engine.trouble is None)
@@ -806,7 +806,7 @@ class TestNames:
 
 class TestService:
     def test_auto_means_the_servers_and_the_state_says_why_they_are_not_there(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(vllm_fleet, "TICK", 0.05)
+        monkeypatch.setattr(fleet, "TICK", 0.05)
 
         async def main():
             double = await Double().start()

@@ -99,21 +99,21 @@ def official(folder: Path, clips: list[np.ndarray], count: int, *, windowed: boo
 
 def ours(folder: Path, clips: list[np.ndarray], count: int, *, together: bool) -> list[Record]:
     """What Tingdao's engine does with each clip on its own, or with all in one batch."""
-    from tingdao.engines import qwen_dialogue
     from tingdao.engines.base import Ask
-    from tingdao.engines.qwen import read_tokenizer
-    from tingdao.engines.qwen_decoder import Decoder
-    from tingdao.engines.qwen_encoder import Encoder
-    from tingdao.engines.qwen_model import QwenModel
-    from tingdao.engines.qwen_weights import open_checkpoint
+    from tingdao.engines.qwen import dialogue
+    from tingdao.engines.qwen.decoder import Decoder
+    from tingdao.engines.qwen.encoder import Encoder
+    from tingdao.engines.qwen.engine import read_tokenizer
+    from tingdao.engines.qwen.model import QwenModel
+    from tingdao.engines.qwen.weights import open_checkpoint
     from tingdao.types import Clip
 
-    qwen_dialogue.loops = lambda _: False  # random weights do loop
+    dialogue.loops = lambda _: False  # random weights do loop
     checkpoint = open_checkpoint(folder)
     cpu = torch.device("cpu")
     decoder = Decoder(checkpoint, cpu, torch.float32)
     model = QwenModel(Encoder(checkpoint, cpu, torch.float32), decoder)
-    dialogue = qwen_dialogue.Dialogue(read_tokenizer(folder))
+    dialogue = dialogue.Dialogue(read_tokenizer(folder))
     dialogue.ends = frozenset()
     seen: list[torch.Tensor] = []
 
@@ -141,7 +141,7 @@ def ours(folder: Path, clips: list[np.ndarray], count: int, *, together: bool) -
     pad = checkpoint.config["audio_token_id"]
     return [
         {
-            "ids": np.array([*job.head, *[pad] * qwen_dialogue.audio_tokens(job.frames), *job.tail]),
+            "ids": np.array([*job.head, *[pad] * dialogue.audio_tokens(job.frames), *job.tail]),
             "tokens": np.array(job.tokens),
             "logits": np.stack(rows[job]),
         }
@@ -176,11 +176,11 @@ def official_aligner(
 
 def our_aligner(folder: Path, clips: list[np.ndarray], said: list[tuple[str, str]], *, together: bool) -> list[Record]:
     """What Tingdao's aligner does with each clip on its own, or with as many in one pass as it would take."""
-    from tingdao.engines.aligner_model import AlignerModel
-    from tingdao.engines.aligner_prompt import Prompter
-    from tingdao.engines.aligner_words import split
-    from tingdao.engines.qwen import read_tokenizer
-    from tingdao.engines.qwen_weights import open_checkpoint
+    from tingdao.engines.aligner.model import AlignerModel
+    from tingdao.engines.aligner.prompt import Prompter
+    from tingdao.engines.aligner.words import split
+    from tingdao.engines.qwen.engine import read_tokenizer
+    from tingdao.engines.qwen.weights import open_checkpoint
 
     prompter = Prompter(read_tokenizer(folder))
     model = AlignerModel(open_checkpoint(folder, "aligner"), prompter, torch.device("cpu"), torch.float32)

@@ -28,9 +28,10 @@ from tingdao.audio.decode import Decoder
 from tingdao.audio.fetch import Fetcher
 from tingdao.audio.speech import SpeechDetector
 from tingdao.database import Database
-from tingdao.engines import canary, memory, qwen_runtime, weights
+from tingdao.engines import canary, memory, weights
 from tingdao.engines.base import Engine
 from tingdao.engines.offer import Offer
+from tingdao.engines.qwen import runtime as qwen_runtime
 from tingdao.engines.registry import Registry
 from tingdao.engines.slot import Slot
 from tingdao.errors import BadRequest, MethodNotAllowed, NotFound, SetupError, TingdaoError
@@ -49,7 +50,7 @@ from tingdao.tickets import Tickets
 from tingdao.usage import Ledger
 
 if TYPE_CHECKING:
-    from tingdao.engines.aligner import Aligner
+    from tingdao.engines.aligner.engine import Aligner
 
 PAGE = Path(__file__).parent / "web"
 EMBEDDED_BYTES = 500_000_000
@@ -208,7 +209,7 @@ def _qwen_offer(name: str, folder: Path, settings: Settings) -> Offer[Engine]:
 
 
 def _vllm_offer(settings: Settings) -> Offer[Engine]:
-    from tingdao.engines.vllm import VllmEngine
+    from tingdao.engines.vllm.engine import VllmEngine
 
     offer = Offer(
         settings.vllm.name,
@@ -237,8 +238,8 @@ def _load_embedded(settings: Settings) -> Engine:
 
 
 def _load_qwen(folder: Path, name: str, settings: Settings) -> Engine:
-    from tingdao.engines import openvino
-    from tingdao.engines.qwen import QwenEngine
+    from tingdao.engines.openvino import engine as openvino
+    from tingdao.engines.qwen.engine import QwenEngine
 
     if qwen_runtime.choose_runtime(folder, settings.qwen) == "openvino":
         return openvino.load(folder, name, settings.qwen, settings.models_dir)
@@ -246,7 +247,7 @@ def _load_qwen(folder: Path, name: str, settings: Settings) -> Engine:
 
 
 def _load_aligner(folder: Path, settings: Settings) -> Aligner:
-    from tingdao.engines.aligner import Aligner
+    from tingdao.engines.aligner.engine import Aligner
 
     return Aligner.load(folder, settings.aligner)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import tingdao
 from tingdao import app
-from tingdao.engines import hubs, qwen_runtime, weights
-from tingdao.engines.openvino_weights import is_converted, open_converted
-from tingdao.engines.qwen_weights import Kind, open_checkpoint
+from tingdao.engines import hubs, weights
+from tingdao.engines.openvino.weights import is_converted, open_converted
+from tingdao.engines.qwen import runtime as qwen_runtime
+from tingdao.engines.qwen.weights import Kind, open_checkpoint
 from tingdao.errors import SetupError
 from tingdao.settings import MIB, Settings, where_from
 
@@ -101,7 +102,7 @@ def _vllm(settings: Settings) -> list[Finding]:
     """Whether each vLLM server of the settings recognises, and what it can."""
     if not settings.vllm.upstreams:
         return []
-    from tingdao.engines.vllm import examine_all
+    from tingdao.engines.vllm.engine import examine_all
 
     try:
         found = asyncio.run(examine_all(settings.vllm))

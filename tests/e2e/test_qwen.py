@@ -25,7 +25,7 @@ import pytest
 
 from conftest import RECORDINGS
 from e2e.conftest import Server
-from tingdao.engines.aligner import Aligner
+from tingdao.engines.aligner.engine import Aligner
 from tingdao.settings import AlignerSettings
 from tingdao.types import Clip
 

@@ -19,8 +19,8 @@ from conftest import RECORDINGS
 from e2e.conftest import Server
 from e2e.vllm_cpu import MODEL, VllmServer
 from tingdao.engines.base import Ask
-from tingdao.engines.qwen import QwenEngine
-from tingdao.engines.vllm import VllmEngine
+from tingdao.engines.qwen.engine import QwenEngine
+from tingdao.engines.vllm.engine import VllmEngine
 from tingdao.settings import QwenSettings, VllmSettings
 from tingdao.types import Clip
 from tiny_qwen import spoken, spoken_files

@@ -12,8 +12,8 @@ from tingdao.errors import SetupError
 
 if TYPE_CHECKING:
     from tingdao.engines.hubs import HubName
-    from tingdao.engines.openvino_weights import Precision
-    from tingdao.engines.qwen_weights import Checkpoint
+    from tingdao.engines.openvino.weights import Precision
+    from tingdao.engines.qwen.weights import Checkpoint
 
 DOWNLOADS = ("0.6b", "1.7b", "aligner", "whisper-base")
 
@@ -34,7 +34,8 @@ def download(name: str, hub: HubName, revision: str | None, to: Path | None, mac
     converted. The original weights stay in the models folder; --to is then for what was converted, which is all that
     another machine needs.
     """
-    from tingdao.engines import qwen_runtime, weights
+    from tingdao.engines import weights
+    from tingdao.engines.qwen import runtime as qwen_runtime
 
     settings = read_settings()
     release = weights.RELEASES[name]
@@ -77,8 +78,8 @@ def _converted(folder: Path, precision: Precision, to: Path | None) -> None:
     """Have a folder converted, and say where. to: folder to write into, by default where serving looks for it."""
     from tqdm import tqdm
 
-    from tingdao.engines import openvino_weights
-    from tingdao.engines.qwen_weights import open_checkpoint
+    from tingdao.engines.openvino import weights as openvino_weights
+    from tingdao.engines.qwen.weights import open_checkpoint
 
     target = to or read_settings().models_dir / openvino_weights.converted_name(folder, precision)
     checkpoint = open_checkpoint(folder)
@@ -94,7 +95,7 @@ def _converted(folder: Path, precision: Precision, to: Path | None) -> None:
 
 def _is_there(folder: Path, checkpoint: Checkpoint, precision: Precision) -> bool:
     """Whether a folder holds these weights whole, in this precision."""
-    from tingdao.engines.openvino_weights import converted_from, open_converted
+    from tingdao.engines.openvino.weights import converted_from, open_converted
 
     try:
         return converted_from(folder, checkpoint) and open_converted(folder).precision == precision

@@ -16,7 +16,7 @@ from tingdao.engines.base import Ask, Engine
 from tingdao.types import SAMPLE_RATE, Clip
 
 if TYPE_CHECKING:
-    from tingdao.engines.aligner import Aligner
+    from tingdao.engines.aligner.engine import Aligner
 
 SAID = "In eighteen thirteen."
 LANGUAGE = "en"

@@ -21,7 +21,7 @@ from tingdao.turns import Lane
 from tingdao.types import SAMPLE_RATE, Clip, Segment, Usage
 
 if TYPE_CHECKING:
-    from tingdao.engines.aligner import Aligner
+    from tingdao.engines.aligner.engine import Aligner
 
 MOST_SPLITS = 2
 """How often a clip is halved: into four parts at most."""

@@ -17,7 +17,7 @@ from tingdao.pipeline.repair import CUT_OFF, LOOPED, collapse_loops
 from tingdao.types import SAMPLE_RATE, Segment, Word
 
 if TYPE_CHECKING:
-    from tingdao.engines.aligner import Alignment
+    from tingdao.engines.aligner.engine import Alignment
 
 FRAMES_PER_SECOND = 100  # of `Evidence.seek`
 SENTENCE_END = re.compile(r"[。！？…]|[.!?](?=[\s\"'”’)\]]|$)")

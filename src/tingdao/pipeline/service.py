@@ -32,7 +32,7 @@ from tingdao.text.vocabulary import Vocabulary
 from tingdao.types import SAMPLE_RATE, Event, Opening, Options, Progress, Segment, Transcript
 
 if TYPE_CHECKING:
-    from tingdao.engines.aligner import Aligner
+    from tingdao.engines.aligner.engine import Aligner
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from tingdao.turns import Lane
 from tingdao.types import SAMPLE_RATE, Event, Options, Progress, Segment, Transcript, Usage
 
 if TYPE_CHECKING:
-    from tingdao.engines.aligner import Aligner
+    from tingdao.engines.aligner.engine import Aligner
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from tingdao.engines.base import Ask
 from tingdao.engines.memory import free_memory
-from tingdao.engines.openvino_weights import (
+from tingdao.engines.openvino.weights import (
     Precision,
     Published,
     Weights,
@@ -26,12 +26,12 @@ from tingdao.engines.openvino_weights import (
     is_converted,
     open_converted,
 )
-from tingdao.engines.qwen import MEMORY_SHARE, WIDTH, QwenEngine
-from tingdao.engines.qwen_dialogue import SHORTEST, Dialogue, Job
-from tingdao.engines.qwen_model import GRAIN, QwenModel
-from tingdao.engines.qwen_runtime import INSTALL
-from tingdao.engines.qwen_tokenizer import read_tokenizer
-from tingdao.engines.qwen_weights import open_checkpoint
+from tingdao.engines.qwen.dialogue import SHORTEST, Dialogue, Job
+from tingdao.engines.qwen.engine import MEMORY_SHARE, WIDTH, QwenEngine
+from tingdao.engines.qwen.model import GRAIN, QwenModel
+from tingdao.engines.qwen.runtime import INSTALL
+from tingdao.engines.qwen.tokenizer import read_tokenizer
+from tingdao.engines.qwen.weights import open_checkpoint
 from tingdao.errors import SetupError
 from tingdao.settings import QwenSettings
 from tingdao.types import Clip
@@ -47,9 +47,9 @@ def load(folder: Path, name: str, settings: QwenSettings, models_dir: Path) -> Q
     models_dir: where weights that had to be converted are kept for the next time.
     """
     try:
-        from tingdao.engines.openvino_decoder import Decoder
-        from tingdao.engines.openvino_encoder import Encoder
-        from tingdao.engines.openvino_runtime import slow_reason
+        from tingdao.engines.openvino.decoder import Decoder
+        from tingdao.engines.openvino.encoder import Encoder
+        from tingdao.engines.openvino.runtime import slow_reason
     except ImportError as error:
         raise SetupError(
             f"Qwen3-ASR on a CPU needs OpenVINO, and {error.name} is not installed. Run: {INSTALL['openvino']}"

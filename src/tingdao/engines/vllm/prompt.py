@@ -22,7 +22,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from tingdao.engines.qwen_answer import TAG
+from tingdao.engines.qwen.answer import TAG
 from tingdao.types import SAMPLE_RATE, Clip
 
 FULL_SCALE = 32_768

@@ -3,8 +3,8 @@
     recognise(clip, ask) ─ Question (FLAC, context) ─► Upstreams: which server? ─► Wire ─► pieces ─► text and language
                                                             ▲ another one, when it fails ────┘
 
-What an answer means, when it loops and how long it may be is the same as in this process (`qwen_answer`,
-`qwen_dialogue`). A caller that leaves, and a loop, close the connection, which ends the work on the server. When a
+What an answer means, when it loops and how long it may be is the same as in this process (`qwen.answer`,
+`qwen.dialogue`). A caller that leaves, and a loop, close the connection, which ends the work on the server. When a
 server fails, another one begins again, or goes on from the text that a live caller has already been given.
 """
 
@@ -17,14 +17,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from tingdao import languages
-from tingdao.engines import qwen_dialogue
 from tingdao.engines.base import Ability, Ask, Ended, ModelCard, Partial, Recognition
-from tingdao.engines.qwen_answer import TAG, AnswerReader, hears_nothing, opening, parse
-from tingdao.engines.qwen_dialogue import answer_budget
-from tingdao.engines.upstreams import Call, Moved, NoneUp, Upstream
-from tingdao.engines.vllm_fleet import Facts, Fleet, Lookup, examine, resolve, room, system_lookup
-from tingdao.engines.vllm_prompt import Question, plain
-from tingdao.engines.vllm_wire import Address, Broken, Busy, Misfit, Piece, Refused, Unreachable, UpstreamError, Wire
+from tingdao.engines.qwen import dialogue
+from tingdao.engines.qwen.answer import TAG, AnswerReader, hears_nothing, opening, parse
+from tingdao.engines.qwen.dialogue import answer_budget
+from tingdao.engines.vllm.fleet import Facts, Fleet, Lookup, examine, resolve, room, system_lookup
+from tingdao.engines.vllm.prompt import Question, plain
+from tingdao.engines.vllm.upstreams import Call, Moved, NoneUp, Upstream
+from tingdao.engines.vllm.wire import Address, Broken, Busy, Misfit, Piece, Refused, Unreachable, UpstreamError, Wire
 from tingdao.errors import (
     ContextTooLong,
     EngineFailed,
@@ -260,7 +260,7 @@ class Answer:
                 self.tokens += piece.completion_tokens - (self._finish == "stop")
         for token in tokens:
             self.ids.append(token)
-            if qwen_dialogue.loops(self.ids):
+            if dialogue.loops(self.ids):
                 self.ended = "loop"
                 break
         if piece.finish:

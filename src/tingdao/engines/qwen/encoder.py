@@ -17,8 +17,8 @@ from torch.nn import functional
 from transformers import AutoModel, Qwen3ASREncoderConfig, Qwen3ASRFeatureExtractor
 
 from tingdao.engines.hardware import pack, packed_product, packs
-from tingdao.engines.qwen_dialogue import audio_tokens
-from tingdao.engines.qwen_weights import Checkpoint
+from tingdao.engines.qwen.dialogue import audio_tokens
+from tingdao.engines.qwen.weights import Checkpoint
 from tingdao.types import SAMPLE_RATE
 
 TOWER = "model.audio_tower."

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from tingdao.engines.aligner_words import Unit
+from tingdao.engines.aligner.words import Unit
 from tingdao.engines.base import Ended
-from tingdao.engines.qwen_dialogue import HOP, SHORTEST, audio_tokens
-from tingdao.engines.qwen_weights import AGAIN
+from tingdao.engines.qwen.dialogue import HOP, SHORTEST, audio_tokens
+from tingdao.engines.qwen.weights import AGAIN
 from tingdao.errors import SetupError
 from tingdao.types import SAMPLE_RATE
 

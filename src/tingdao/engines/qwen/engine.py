@@ -16,9 +16,9 @@ from pathlib import Path
 from tingdao import languages
 from tingdao.engines.base import Ask, ModelCard, Partial, Recognition
 from tingdao.engines.batcher import Batcher, Model
-from tingdao.engines.qwen_dialogue import Dialogue, Job, Reader
-from tingdao.engines.qwen_tokenizer import read_tokenizer
-from tingdao.engines.qwen_weights import open_checkpoint
+from tingdao.engines.qwen.dialogue import Dialogue, Job, Reader
+from tingdao.engines.qwen.tokenizer import read_tokenizer
+from tingdao.engines.qwen.weights import open_checkpoint
 from tingdao.errors import SetupError, TooLong, UnknownLanguage, UnsupportedOption
 from tingdao.settings import QwenSettings
 from tingdao.types import Clip, Usage
@@ -63,9 +63,9 @@ class QwenEngine:
             import torch
 
             from tingdao.engines.hardware import choose_device, choose_dtype, free_memory
-            from tingdao.engines.qwen_decoder import Decoder
-            from tingdao.engines.qwen_encoder import Encoder
-            from tingdao.engines.qwen_model import QwenModel
+            from tingdao.engines.qwen.decoder import Decoder
+            from tingdao.engines.qwen.encoder import Encoder
+            from tingdao.engines.qwen.model import QwenModel
         except ImportError as error:
             raise SetupError(
                 f"Qwen3-ASR in this process needs PyTorch and transformers, and {error.name} is not installed. "

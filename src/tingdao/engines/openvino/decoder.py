@@ -19,9 +19,9 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from tingdao.engines.openvino_graph import decoder_graph
-from tingdao.engines.openvino_runtime import compile_graph, exact, fast
-from tingdao.engines.openvino_weights import Weights
+from tingdao.engines.openvino.graph import decoder_graph
+from tingdao.engines.openvino.runtime import compile_graph, exact, fast
+from tingdao.engines.openvino.weights import Weights
 
 Floats = NDArray[np.float32]
 

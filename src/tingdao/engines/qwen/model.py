@@ -8,7 +8,7 @@ newcomer never holds the others up for more than one piece. A window is encoded 
 bounded memory whatever the length of the clip.
 
 Everything here is called from one thread. It knows token ids, not text, and not what computes: encoder and decoder are
-either those of PyTorch (`qwen_encoder`, `qwen_decoder`) or those of OpenVINO (`openvino_encoder`, `openvino_decoder`).
+either those of PyTorch (`encoder`, `decoder` beside this) or those of OpenVINO (`openvino.encoder` and so on).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tingdao.engines.qwen_dialogue import Job, audio_tokens
+from tingdao.engines.qwen.dialogue import Job, audio_tokens
 
 Array = Any
 """A torch tensor or a numpy array: of what both can, only slices are read and written here."""

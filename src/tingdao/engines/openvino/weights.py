@@ -27,8 +27,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tingdao.engines.qwen_tokenizer import read_tokenizer
-from tingdao.engines.qwen_weights import Checkpoint, Config, Entry, expected, read_header, read_json
+from tingdao.engines.qwen.tokenizer import read_tokenizer
+from tingdao.engines.qwen.weights import Checkpoint, Config, Entry, expected, read_header, read_json
 from tingdao.errors import SetupError
 
 log = logging.getLogger(__name__)

@@ -25,9 +25,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from tingdao.engines.aligner_prompt import Job, Prompter
+from tingdao.engines.aligner.prompt import Job, Prompter
 from tingdao.engines.hardware import memory_errors
-from tingdao.engines.qwen_weights import Checkpoint
+from tingdao.engines.qwen.weights import Checkpoint
 from tingdao.types import SAMPLE_RATE
 
 PASS = {"cpu": 512, "cuda": 32_768}

@@ -5,8 +5,8 @@
 
 A clip goes where it can be expected to be through first: what is outstanding there, in seconds of audio, times the pace
 at which the server answered lately. A call that stays silent for much longer than is usual is moved to another server
-while one has room; how often, is bounded. Nothing here knows how servers are spoken to (`vllm_wire`) or who finds out
-how they are (`vllm_fleet`). Everything happens in one event loop.
+while one has room; how often, is bounded. Nothing here knows how servers are spoken to (`wire`) or who finds out
+how they are (`fleet`). Everything happens in one event loop.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Qwen3-ForcedAligner: a clip and its text → when each word is said.
 
-    text ─ aligner_words ─► units ─ aligner_prompt ─► jobs ─ batcher ─► aligner_model ─► steps ─ aligner_times ─► words
+    text ─ words ─► units ─ prompt ─► jobs ─ batcher ─► model ─► steps ─ times ─► words
 
 Up to `clip_limit` a clip is aligned in one piece. A longer one is aligned in parts: the aligner hears the next
 `clip_limit` seconds and is given somewhat fewer words than they hold at the pace of the text, because it spreads few
@@ -26,19 +26,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tingdao.engines import aligner_words
-from tingdao.engines.aligner_prompt import Job, Prompter
-from tingdao.engines.aligner_times import UNTIMED, Flag, Span, spans
-from tingdao.engines.aligner_words import LANGUAGES, Unit
+from tingdao.engines.aligner import words as aligner_words
+from tingdao.engines.aligner.prompt import Job, Prompter
+from tingdao.engines.aligner.times import UNTIMED, Flag, Span, spans
+from tingdao.engines.aligner.words import LANGUAGES, Unit
 from tingdao.engines.batcher import Batcher
-from tingdao.engines.qwen_tokenizer import read_tokenizer
-from tingdao.engines.qwen_weights import open_checkpoint
+from tingdao.engines.qwen.tokenizer import read_tokenizer
+from tingdao.engines.qwen.weights import open_checkpoint
 from tingdao.errors import SetupError
 from tingdao.settings import AlignerSettings
 from tingdao.types import SAMPLE_RATE, Clip, Word
 
 if TYPE_CHECKING:
-    from tingdao.engines.aligner_model import AlignerModel
+    from tingdao.engines.aligner.model import AlignerModel
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Aligner:
         try:
             import torch
 
-            from tingdao.engines.aligner_model import AlignerModel
+            from tingdao.engines.aligner.model import AlignerModel
             from tingdao.engines.hardware import choose_device, choose_dtype
         except ImportError as error:
             raise SetupError(

@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
-from tingdao.engines.openvino_weights import is_converted
+from tingdao.engines.openvino.weights import is_converted
 from tingdao.errors import SetupError
 from tingdao.settings import QwenSettings
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from tingdao.engines.qwen_weights import AGAIN, read_json
+from tingdao.engines.qwen.weights import AGAIN, read_json
 from tingdao.errors import SetupError
 
 WORDS = (

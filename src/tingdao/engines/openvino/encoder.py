@@ -16,10 +16,10 @@ from faster_whisper.feature_extractor import FeatureExtractor
 from numpy.typing import NDArray
 from openvino import Type
 
-from tingdao.engines.openvino_graph import encoder_graph
-from tingdao.engines.openvino_runtime import compile_graph, exact, fast, half, has_bfloat16
-from tingdao.engines.openvino_weights import Weights
-from tingdao.engines.qwen_dialogue import CHUNK, SHORTEST, audio_tokens
+from tingdao.engines.openvino.graph import encoder_graph
+from tingdao.engines.openvino.runtime import compile_graph, exact, fast, half, has_bfloat16
+from tingdao.engines.openvino.weights import Weights
+from tingdao.engines.qwen.dialogue import CHUNK, SHORTEST, audio_tokens
 
 Floats = NDArray[np.float32]
 

@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tingdao.engines.hardware import memory_errors, pack, packed_product, packs
-from tingdao.engines.qwen_memory import Memory, Shelf, ShelfView
-from tingdao.engines.qwen_weights import Checkpoint
+from tingdao.engines.qwen.memory import Memory, Shelf, ShelfView
+from tingdao.engines.qwen.weights import Checkpoint
 
 Product = Callable[[Tensor], Tensor]
 """x (T, in) → x @ weightᵀ (T, out)."""

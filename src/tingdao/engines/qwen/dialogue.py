@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tingdao.engines.base import Ask, Ended
-from tingdao.engines.qwen_answer import TAG, AnswerReader, opening, parse
+from tingdao.engines.qwen.answer import TAG, AnswerReader, opening, parse
 from tingdao.errors import ContextTooLong, SetupError
 from tingdao.types import SAMPLE_RATE, Clip
 

@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 
 from tingdao.engines import canary
 from tingdao.engines.base import Ability, Ask
-from tingdao.engines.qwen_answer import opening, parse
-from tingdao.engines.qwen_dialogue import HOP, TOKENS_PER_SECOND, audio_tokens
-from tingdao.engines.upstreams import OVERHEAD, Upstream, Upstreams
-from tingdao.engines.vllm_prompt import Question
-from tingdao.engines.vllm_wire import Address, Broken, Busy, Identity, Misfit, UpstreamError, Wire
+from tingdao.engines.qwen.answer import opening, parse
+from tingdao.engines.qwen.dialogue import HOP, TOKENS_PER_SECOND, audio_tokens
+from tingdao.engines.vllm.prompt import Question
+from tingdao.engines.vllm.upstreams import OVERHEAD, Upstream, Upstreams
+from tingdao.engines.vllm.wire import Address, Broken, Busy, Identity, Misfit, UpstreamError, Wire
 from tingdao.settings import VllmSettings
 from tingdao.types import SAMPLE_RATE
 

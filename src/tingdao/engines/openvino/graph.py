@@ -25,8 +25,8 @@ from openvino import opset13 as op
 from openvino.op import Parameter
 from openvino.op import _PagedAttentionExtension as PagedAttention
 
-from tingdao.engines.openvino_weights import AUDIO, HEAD, PROJECTOR, TEXT, Matrix, Weights, quantised
-from tingdao.engines.qwen_dialogue import CHUNK, audio_tokens
+from tingdao.engines.openvino.weights import AUDIO, HEAD, PROJECTOR, TEXT, Matrix, Weights, quantised
+from tingdao.engines.qwen.dialogue import CHUNK, audio_tokens
 
 Node = Any
 """A node of a graph, or one of its outputs: the package gives neither a useful type."""

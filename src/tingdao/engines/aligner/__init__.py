@@ -1,0 +1,1 @@
+"""Qwen3-ForcedAligner: text and clip → the times of words."""
