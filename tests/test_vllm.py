@@ -800,6 +800,42 @@ class TestNames:
 
         run(main)
 
+    def test_servers_are_added_and_removed_while_it_serves(self):
+        async def main():
+            async with Double() as first, Double() as second, engine_on(first, resolve_s=60) as engine:
+                engine.fleet.add(second.url)
+                await until(lambda: len(engine.fleet.upstreams.up) == 2)
+                engine.fleet.remove(first.url)
+                await until(lambda: len(engine.fleet.upstreams.all) == 1)
+                before = len(first.asked)
+                assert (await engine.recognise(CLIP, Ask())).text == SAID
+                assert len(first.asked) == before
+
+        run(main)
+
+    def test_who_opens_waits_for_a_server_that_is_coming_and_not_for_one_that_is_not(self):
+        async def main():
+            async with Double() as double:
+                engine = VllmEngine(VllmSettings(connect_timeout_s=0.05, canary_timeout_s=0.05))
+                engine.fleet.expect("GPU 0", "10 s so far", soon=True)
+                opening = asyncio.create_task(engine.open())
+                await asyncio.sleep(0.3)
+                assert not opening.done()
+                assert "GPU 0: 10 s so far." in engine.trouble
+                engine.fleet.expect("GPU 0", None)
+                engine.fleet.add(double.url)
+                await opening
+                await until(lambda: engine.trouble is None)
+                await engine.close()
+
+                engine = VllmEngine(VllmSettings())
+                engine.fleet.expect("GPU 0", "It ended", soon=False)
+                await asyncio.wait_for(engine.open(), 1)
+                assert "GPU 0: It ended." in engine.trouble
+                await engine.close()
+
+        run(main)
+
     def test_one_family_of_addresses_only(self):
         assert run(lambda: system_lookup("localhost", 80)) == ["127.0.0.1"]
 

@@ -138,7 +138,7 @@ async def _limit(seconds: float) -> AsyncIterator[None]:
 
 
 class Fleet:
-    """Looks after the servers of `upstreams` until it is closed.
+    """Looks after the servers of `upstreams`, and those that are added, until it is closed.
 
     facts: of the servers that were up at least once. on_change: called when they may have changed.
     """
@@ -150,7 +150,10 @@ class Fleet:
         self.facts: dict[Upstream, Facts] = {}
         self._settings, self._wire, self._on_change, self._lookup = settings, wire, on_change, lookup
         self._addresses: dict[Upstream, Address] = {}
-        self._unresolved: dict[str, str] = {}
+        self._urls = dict.fromkeys(settings.upstreams)
+        self._renamed = asyncio.Event()
+        self._missing: dict[str, str] = {}
+        self._coming: set[str] = set()
         self._tasks: dict[object, asyncio.Task[None]] = {}
         self._known = asyncio.Event()
 
@@ -158,9 +161,36 @@ class Fleet:
         """Begin, and wait for a moment until a server is up or none can be for now."""
         self._tasks["resolve"] = asyncio.create_task(self._resolve())
         self._tasks["slow"] = asyncio.create_task(self._watch())
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.connect_timeout_s + self._settings.canary_timeout_s):
-                await self._known.wait()
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.connect_timeout_s + self._settings.canary_timeout_s):
+                    await self._known.wait()
+            if self._known.is_set() or not self._coming:
+                return
+
+    def add(self, url: str) -> None:
+        """Look after the servers that a URL leads to as well."""
+        self._urls[url] = None
+        self._renamed.set()
+
+    def remove(self, url: str) -> None:
+        """Let go of the servers that a URL leads to; what is in work there goes on."""
+        self._urls.pop(url, None)
+        self._missing.pop(url, None)
+        self._renamed.set()
+
+    def expect(self, name: str, why: str | None, *, soon: bool = False) -> None:
+        """A server that has no URL yet. why: in words; None when it has one now, or is no longer expected.
+
+        soon: whether it is under way, so that `open` waits for it.
+        """
+        self._missing.pop(name, None)
+        self._coming.discard(name)
+        if why:
+            self._missing[name] = why
+        if why and soon:
+            self._coming.add(name)
+        self._settle()
 
     async def close(self) -> None:
         """Look after them no more; all calls are taken off."""
@@ -178,7 +208,7 @@ class Fleet:
         if self.upstreams.up:
             return None
         reasons = [f"{each.name}: {each.reason or 'It has not answered yet'}" for each in self.upstreams.all.values()]
-        reasons += [f"{url}: {reason}" for url, reason in self._unresolved.items()]
+        reasons += [f"{url}: {reason}" for url, reason in self._missing.items()]
         return "No vLLM server can be used. " + ". ".join(reasons) + "."
 
     def address(self, upstream: Upstream) -> Address:
@@ -186,23 +216,26 @@ class Fleet:
         return self._addresses[upstream]
 
     async def _resolve(self) -> None:
-        """Keep the servers those that the settings name."""
+        """Keep the servers those that the URLs lead to."""
         while True:
+            self._renamed.clear()
             named: dict[Address, None] = {}
-            for url in self._settings.upstreams:
+            for url in list(self._urls):
                 try:
                     found = await resolve(url, self._lookup)
                 except (OSError, UnicodeError) as error:  # the second: no host can have such a name
-                    self._unresolved[url] = f"The name cannot be looked up: {error}"
+                    self._missing[url] = f"The name cannot be looked up: {error}"
                     log.warning("upstream not found", extra={"upstream": url, "reason": str(error)})
                     # What it led to before goes on.
                     found = [known for known in self.upstreams.all if isinstance(known, Address) and known.url == url]
                 else:
-                    self._unresolved.pop(url, None)
+                    self._missing.pop(url, None)
                 named |= dict.fromkeys(found)
             self._follow(named)
             self._settle()
-            await asyncio.sleep(self._settings.resolve_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.resolve_s):
+                    await self._renamed.wait()
 
     def _follow(self, named: dict[Address, None]) -> None:
         """Take up new addresses, and let go of those that are no longer named."""
@@ -294,7 +327,9 @@ class Fleet:
     def _settle(self) -> None:
         """Note when enough is known to begin."""
         upstreams = self.upstreams.all.values()
-        if self.upstreams.up or all(upstream.state == "down" for upstream in upstreams):
+        found = {address.url for address in self.upstreams.all if isinstance(address, Address)}
+        unknown = self._coming or self._urls.keys() - found - self._missing.keys()
+        if self.upstreams.up or not (unknown or any(upstream.state != "down" for upstream in upstreams)):
             if not self._known.is_set() and self.trouble:
                 log.error("no upstream", extra={"reason": self.trouble})
             self._known.set()
