@@ -49,7 +49,7 @@ class TestStatus:
         assert since > 1_600_000_000
         assert a == {
             "name": "a", "state": "ready", "reason": None, "reloading": False, "default": True, "kept": True,
-            "recordings": 0, "calls": 0, "waiting": 0, "retiring": 0, "memory_bytes": None,
+            "recordings": 0, "calls": 0, "waiting": 0, "retiring": 0, "memory_bytes": None, "servers": [],
         }  # fmt: skip
         assert (b["name"], b["state"], b["default"], b["kept"], b["loaded_since"]) == ("b", "idle", False, False, None)
 

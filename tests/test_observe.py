@@ -337,7 +337,7 @@ def known_metrics(client):
     for metric in vars(client.service.metrics).values():
         for each in metric.values() if isinstance(metric, dict) else [metric]:
             labels |= set(getattr(each, "_labelnames", ()))
-    return names, labels | {"gpu", "model"}
+    return names, labels | {"gpu", "model", "server"}
 
 
 def wrong(expression, names, labels):

@@ -10,16 +10,16 @@ import ssl
 import subprocess
 import sys
 import time
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from serving import CLIP, SAID, engine_on, of, run, until
 from tingdao import app, checkup
 from tingdao.engines.base import Ask
-from tingdao.engines.canary import recording
 from tingdao.engines.registry import Registry
 from tingdao.engines.vllm import fleet
 from tingdao.engines.vllm import upstreams as upstreams_module
@@ -40,39 +40,6 @@ from tingdao.errors import (
 from tingdao.settings import Settings, VllmSettings
 from tingdao.types import Clip
 from upstream import Double, audio_seconds
-
-SAID = "In eighteen thirteen."
-CLIP = Clip(np.resize(recording().samples, 16_000 * 4))
-
-
-def run(main):
-    """Run a coroutine function to its end."""
-    return asyncio.run(main())
-
-
-@asynccontextmanager
-async def engine_on(*doubles, lookup=system_lookup, **settings):
-    settings.setdefault("upstreams", [double.url for double in doubles])
-    engine = VllmEngine(VllmSettings(**settings), lookup)
-    await engine.open()
-    try:
-        yield engine
-    finally:
-        await engine.close()
-
-
-async def until(condition, seconds=10):
-    """Wait for something to come about; a test that waits in vain fails here."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        await asyncio.sleep(0.005)
-
-
-def of(engine, double):
-    """What an engine knows of a double."""
-    (upstream,) = [each for address, each in engine.fleet.upstreams.all.items() if address.url == double.url]
-    return upstream
 
 
 def audio(body):

@@ -217,6 +217,7 @@ def _vllm_offer(settings: Settings) -> Offer[Engine]:
         recipe=settings.vllm,
         open=VllmEngine.open,
         trouble=lambda engine: engine.trouble,
+        servers=lambda engine: engine.fleet,
     )
     return cast("Offer[Engine]", offer)
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import tingdao
 from tingdao.api.edge import CHANGING, OpenAIError, errors_of
-from tingdao.engines import memory
+from tingdao.engines import memory, servers
+from tingdao.engines.base import Ability
 from tingdao.engines.registry import ModelState
 from tingdao.engines.slot import State
 from tingdao.errors import BadRequest, ReloadFailed, SetupError, TooLarge
@@ -47,6 +48,25 @@ class Changed(BaseModel):
     seconds: float = Field(description="How long it took.")
 
 
+class ServerStatus(BaseModel):
+    """One server of a model now."""
+
+    server: str = Field(description="Its URL, with the address where the name has several.")
+    state: servers.State = Field(description="`draining`: no new calls, by an operator's wish; `leaving`: for good.")
+    since: float | None = Field(description="Of the state, in seconds of the epoch.")
+    reason: str | None = Field(description="Why it is not up.")
+    version: str | None = Field(description="Of vLLM; like the next three, known once it was connected to.")
+    model: str | None = Field(description="Name under which it serves the model.")
+    context_length: int | None = Field(description="Tokens that it takes at once.")
+    can: list[Ability]
+    calls: int = Field(description="Clips at work there, sent from here.")
+    outstanding_s: float = Field(description="Seconds of audio that they count for.")
+    pace: float | None = Field(description="Seconds that a second of audio took lately, waiting included.")
+    audio_s: float = Field(description="Audio that it answered.")
+    failed: int = Field(description="Calls that failed through its fault.")
+    moved: int = Field(description="Calls that were taken off it, since it went down or fell silent.")
+
+
 class ModelStatus(BaseModel):
     """One model now."""
 
@@ -62,6 +82,7 @@ class ModelStatus(BaseModel):
     waiting: int = Field(description="Those of them that wait, past what it works on side by side.")
     retiring: int = Field(description="Replaced versions that finish their last clips.")
     memory_bytes: int | None = Field(description="What it takes once loaded, roughly; null when nobody knows.")
+    servers: list[ServerStatus] = Field(description="Where it runs; empty for models that run here.")
 
 
 class Queue(BaseModel):
@@ -230,6 +251,26 @@ def _model(state: ModelState, *, default: bool) -> ModelStatus:
         waiting=state.waiting,
         retiring=state.retiring,
         memory_bytes=state.memory or None,
+        servers=[_server(server) for server in state.servers],
+    )
+
+
+def _server(server: servers.Server) -> ServerStatus:
+    return ServerStatus(
+        server=server.name,
+        state=server.state,
+        since=server.since,
+        reason=server.reason,
+        version=server.version,
+        model=server.model,
+        context_length=server.length,
+        can=sorted(server.can),
+        calls=server.calls,
+        outstanding_s=round(server.outstanding, 1),
+        pace=round(server.pace, 4) if server.pace is not None else None,
+        audio_s=round(server.audio, 1),
+        failed=server.failed,
+        moved=server.moved,
     )
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from tingdao.engines.servers import Servers
+
 log = logging.getLogger(__name__)
 
 NO_LIMIT = 1 << 62
@@ -37,6 +39,7 @@ class Offer(Generic[ModelT]):
     free: bytes that are free where it will be; may block.
     open: finishes the loading in the event loop, for models that live there.
     trouble: why a loaded model cannot work now, in words for the operator; None while it can.
+    servers: those that a loaded model runs on; None for models that run here.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Offer(Generic[ModelT]):
     free: Callable[[], int] = lambda: NO_LIMIT
     open: Callable[[ModelT], Awaitable[None]] | None = None
     trouble: Callable[[ModelT], str | None] = lambda _: None
+    servers: Callable[[ModelT], Servers] | None = None
 
 
 @dataclass(eq=False, slots=True)

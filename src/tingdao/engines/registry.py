@@ -30,6 +30,7 @@ from tingdao.engines import canary, routing
 from tingdao.engines.base import Ask, Engine, ModelCard, Partial, Recognition
 from tingdao.engines.offer import Offer
 from tingdao.engines.routing import Load
+from tingdao.engines.servers import Server
 from tingdao.engines.slot import Slot, State
 from tingdao.errors import Conflict, EngineFailed, ModelNotFound, SetupError
 from tingdao.settings import ModelsSettings, Route, RoutingSettings
@@ -61,6 +62,7 @@ class ModelState:
     since: when it was loaded, in seconds of the epoch. reloading: whether a new version is being loaded beside it.
     kept: whether it stays loaded. recordings, calls: at work with it. waiting: clips past what it does side by side.
     retiring: replaced versions that finish their last calls. memory: bytes that it takes, roughly; 0 is unknown.
+    servers: those that it runs on; known while it is loaded, and none for models that run here.
     """
 
     name: str
@@ -75,6 +77,7 @@ class ModelState:
     waiting: int = 0
     retiring: int = 0
     memory: int = 0
+    servers: tuple[Server, ...] = ()
 
 
 class Registry:
@@ -179,6 +182,7 @@ class Registry:
             waiting=served.load.waiting,
             retiring=slot.retiring,
             memory=slot.offer.memory,
+            servers=tuple(slot.servers.states()) if slot.servers else (),
         )
 
     # Changing them. What an operator began goes on when the operator leaves.

@@ -24,6 +24,7 @@ from typing import Generic, Literal
 
 from tingdao.engines import memory
 from tingdao.engines.offer import ModelT, Offer, Version
+from tingdao.engines.servers import Servers
 from tingdao.errors import Conflict, ModelUnavailable, SetupError
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,11 @@ class Slot(Generic[ModelT]):
     def model(self) -> ModelT | None:
         """The model that serves now, to look at; who uses it takes a lease."""
         return self._version.model if self._version else None
+
+    @property
+    def servers(self) -> Servers | None:
+        """The servers of the model that serves now; None while there is none, and for models that run here."""
+        return self.offer.servers(self._version.model) if self._version and self.offer.servers else None
 
     @property
     def reason(self) -> str | None:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tingdao.engines import memory
 from tingdao.engines.memory import Gpu
 from tingdao.engines.registry import ModelState
+from tingdao.engines.servers import Server
 
 if TYPE_CHECKING:
     from tingdao.pipeline.service import Service
@@ -24,6 +25,18 @@ MODELS: tuple[tuple[str, str, Callable[[ModelState], float]], ...] = (
     ("recordings", "Recordings in work with the model.", lambda model: model.recordings),
     ("calls", "Clips that the model works on.", lambda model: model.calls),
     ("waiting", "Clips that wait for the model.", lambda model: model.waiting),
+)
+SERVERS: tuple[tuple[str, str, Callable[[Server], float]], ...] = (
+    ("up", "Whether the server takes calls.", lambda server: server.state == "up"),
+    ("draining", "Whether an operator lets it have no calls.", lambda server: server.state == "draining"),
+    ("calls", "Clips at work there, sent from here.", lambda server: server.calls),
+    ("outstanding_seconds", "Audio at work there, sent from here.", lambda server: server.outstanding),
+    ("pace", "Seconds that a second of audio takes, waiting included.", lambda server: server.pace or 0),
+)
+SERVER_TOTALS: tuple[tuple[str, str, Callable[[Server], float]], ...] = (
+    ("audio_seconds", "Audio that the server answered.", lambda server: server.audio),
+    ("failed_calls", "Calls that failed through its fault.", lambda server: server.failed),
+    ("moved_calls", "Calls taken off it, since it went down or fell silent.", lambda server: server.moved),
 )
 GPUS: tuple[tuple[str, str, Callable[[Gpu], float]], ...] = (
     ("used_bytes", "Memory of the GPU that is taken, by whomever.", lambda gpu: gpu.used),
@@ -52,6 +65,7 @@ class Gauges(Collector):
         states = service.registry.states()
         for name, what, of_model in MODELS:
             yield _family(f"tingdao_model_{name}", what, "model", ((model.name, of_model(model)) for model in states))
+        yield from self._servers(states)
         aligner = [(service.aligner.name, service.aligner.state)] if service.aligner else []
         for state in ("ready", "failed"):
             yield _family(
@@ -73,6 +87,21 @@ class Gauges(Collector):
         gpus = memory.gpus()
         for name, what, of_gpu in GPUS:
             yield _family(f"tingdao_gpu_memory_{name}", what, "gpu", ((str(gpu.number), of_gpu(gpu)) for gpu in gpus))
+
+    def _servers(self, states: list[ModelState]) -> Iterator[Metric]:
+        # Without those that leave: one that was named again would be there twice.
+        now = [
+            ([model.name, server.name], server)
+            for model in states
+            for server in model.servers
+            if server.state != "leaving"
+        ]
+        for kind, shown in ((GaugeMetricFamily, SERVERS), (CounterMetricFamily, SERVER_TOTALS)):
+            for name, what, of_server in shown:
+                family = kind(f"tingdao_server_{name}", what, labels=["model", "server"])
+                for labels, server in now:
+                    family.add_metric(labels, float(of_server(server)))
+                yield family
 
 
 def _family(name: str, what: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:

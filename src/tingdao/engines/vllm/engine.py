@@ -187,10 +187,8 @@ class VllmEngine:
         upstreams = self.fleet.upstreams
         if isinstance(error, Busy):
             upstreams.rest(call.upstream)
-        elif isinstance(error, Unreachable | Misfit):
-            upstreams.lose(call.upstream, str(error))
         else:
-            upstreams.failed(call, str(error))
+            upstreams.failed(call, str(error), gone=isinstance(error, Unreachable | Misfit))
 
     def _check(self, clip: Clip, ask: Ask) -> None:
         """Raises UnknownLanguage, UnsupportedOption, ContextTooLong, TooLong."""

@@ -23,6 +23,7 @@ from tingdao.engines import canary
 from tingdao.engines.base import Ability, Ask
 from tingdao.engines.qwen.answer import opening, parse
 from tingdao.engines.qwen.dialogue import HOP, TOKENS_PER_SECOND, audio_tokens
+from tingdao.engines.servers import Server
 from tingdao.engines.vllm.prompt import Question
 from tingdao.engines.vllm.upstreams import OVERHEAD, Upstream, Upstreams
 from tingdao.engines.vllm.wire import Address, Broken, Busy, Identity, Misfit, UpstreamError, Wire
@@ -154,6 +155,7 @@ class Fleet:
         self._renamed = asyncio.Event()
         self._missing: dict[str, str] = {}
         self._coming: set[str] = set()
+        self._leaving: list[Upstream] = []
         self._tasks: dict[object, asyncio.Task[None]] = {}
         self._known = asyncio.Event()
 
@@ -198,7 +200,7 @@ class Fleet:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for upstream in self.upstreams.all.values():
+        for upstream in (*self.upstreams.all.values(), *self._leaving):
             for call in upstream.calls:
                 call.move()
 
@@ -210,6 +212,35 @@ class Fleet:
         reasons = [f"{each.name}: {each.reason or 'It has not answered yet'}" for each in self.upstreams.all.values()]
         reasons += [f"{url}: {reason}" for url, reason in self._missing.items()]
         return "No vLLM server can be used. " + ". ".join(reasons) + "."
+
+    def states(self) -> list[Server]:
+        """What is known of each server now; those that leave are the last."""
+        found = {address.url for address in self._addresses.values()}
+        missing = {name: reason for name, reason in self._missing.items() if name not in found}
+        return [
+            *(self._state(upstream) for upstream in self.upstreams.all.values()),
+            *(Server(name, "connecting" if name in self._coming else "down", reason=missing[name]) for name in missing),
+            *(self._state(upstream) for upstream in self._leaving),
+        ]
+
+    def _state(self, upstream: Upstream) -> Server:
+        facts = self.facts.get(upstream)
+        return Server(
+            upstream.name,
+            "draining" if upstream.drained and upstream.state != "leaving" else upstream.state,
+            since=time.time() - (time.monotonic() - upstream.since),
+            reason=upstream.reason,
+            version=facts.identity.version if facts else None,
+            model=facts.identity.model if facts else None,
+            length=facts.identity.length if facts else None,
+            can=facts.can if facts else frozenset(),
+            calls=len(upstream.calls),
+            outstanding=upstream.outstanding,
+            pace=upstream.pace if upstream.measured else None,
+            audio=upstream.audio,
+            failed=upstream.failed,
+            moved=upstream.moved,
+        )
 
     def address(self, upstream: Upstream) -> Address:
         """Where a server is."""
@@ -248,8 +279,8 @@ class Fleet:
         for gone in [address for address in known if address not in named]:
             upstream = known.pop(gone)
             log.info("upstream no longer named", extra={"upstream": upstream.name, "calls": len(upstream.calls)})
-            upstream.state = "leaving"
-            self.facts.pop(upstream, None)
+            upstream.turn("leaving")
+            self._leaving.append(upstream)
             self._tasks.pop(upstream).cancel()
         self._on_change()
         self.upstreams.changed()
@@ -341,6 +372,10 @@ class Fleet:
             await asyncio.sleep(TICK)
             if time.monotonic() - before < 3 * TICK:  # else it is this process that was slow
                 self.upstreams.move_slow()
+            for gone in [upstream for upstream in self._leaving if not upstream.calls]:
+                self._leaving.remove(gone)
+                self.facts.pop(gone, None)
+                self._addresses.pop(gone, None)
 
 
 async def resolve(url: str, lookup: Lookup = system_lookup) -> list[Address]:

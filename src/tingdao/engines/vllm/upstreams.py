@@ -2,6 +2,7 @@
 
     connecting ─► up ─ connection lost, three failures in a row, no sign of life ─► down ─ a probe recognises ─► up
                   └─────────────── no longer named ─────────────────► leaving, until its last call is done
+    drained: takes no new calls, whatever its state
 
 A clip goes where it can be expected to be through first: what is outstanding there, in seconds of audio, times the pace
 at which the server answered lately. A call that stays silent for much longer than is usual is moved to another server
@@ -97,6 +98,7 @@ class Call:
 
     def move(self) -> None:
         """Take it off its server; whoever waits gets Moved."""
+        self.upstream.moved += not self.moved
         self.moved = True
         if self._scope and not self._scope.expired():
             self._scope.reschedule(asyncio.get_running_loop().time())
@@ -106,24 +108,36 @@ class Call:
 class Upstream:
     """One server.
 
-    name: for the operator. reason: why it is not up, in words. again: when it is to be probed (monotonic).
-    pace: seconds that a second of audio takes there, waiting included. stillness: the longest silence in a call, per
-    second of audio that was outstanding. Both as measured lately. heard: when a call last got something from it.
+    name: for the operator. reason: why it is not up, in words. since: when it came to be in its state (monotonic).
+    again: when it is to be probed (monotonic). drained: whether it gets no new calls. pace: seconds that a second of
+    audio takes there, waiting included. stillness: the longest silence in a call, per second of audio that was
+    outstanding. Both as measured lately. heard: when a call last got something from it. failures: failed calls in a
+    row. downs: how often it went down lately. audio, failed, moved: as of `servers.Server`.
     """
 
     name: str
     state: State = "connecting"
     reason: str | None = None
+    since: float = field(default_factory=time.monotonic)
     again: float = 0.0
+    drained: bool = False
     calls: dict[Call, None] = field(default_factory=dict)
     pace: float = 0.0
     stillness: float = 0.0
     measured: float = 0.0
     heard: float = 0.0
-    since: float = 0.0
     resting: float = 0.0
     failures: int = 0
     downs: int = 0
+    audio: float = 0.0
+    failed: int = 0
+    moved: int = 0
+
+    def turn(self, state: State, reason: str | None = None) -> None:
+        """Be in another state, or in the same for another reason."""
+        if state != self.state:
+            self.since = time.monotonic()
+        self.state, self.reason = state, reason
 
     @property
     def outstanding(self) -> float:
@@ -149,7 +163,7 @@ class Upstreams:
     @property
     def up(self) -> list[Upstream]:
         """Those that take calls."""
-        return [upstream for upstream in self.all.values() if upstream.state == "up"]
+        return [upstream for upstream in self.all.values() if upstream.state == "up" and not upstream.drained]
 
     @asynccontextmanager
     async def call(self, seconds: float, tried: set[Upstream], patience: float) -> AsyncIterator[Call]:
@@ -173,6 +187,7 @@ class Upstreams:
         """A call was answered well."""
         now = time.monotonic()
         call.upstream.failures = 0
+        call.upstream.audio += call.seconds - OVERHEAD
         self._moves = min(MOVES, self._moves + MOVES_EARNED)
         self.measure(call.upstream, (now - call.began) / call.seconds, call.silence / call.ahead)
 
@@ -183,12 +198,14 @@ class Upstreams:
         upstream.stillness += share * (stillness - upstream.stillness)
         upstream.measured = time.monotonic()
 
-    def failed(self, call: Call, reason: str) -> None:
-        """A call failed through its server's fault."""
+    def failed(self, call: Call, reason: str, *, gone: bool = False) -> None:
+        """A call failed through its server's fault. gone: the server cannot be used any more, whoever calls."""
         upstream = call.upstream
+        upstream.failed += 1
         upstream.failures += 1
-        log.warning("upstream failed", extra={"upstream": upstream.name, "reason": reason})
-        if upstream.failures >= FAILURES:
+        if not gone:
+            log.warning("upstream failed", extra={"upstream": upstream.name, "reason": reason})
+        if gone or upstream.failures >= FAILURES:
             self.lose(upstream, reason)
 
     def rest(self, upstream: Upstream) -> None:
@@ -201,20 +218,21 @@ class Upstreams:
         if upstream.state == "leaving":
             return
         log.info("upstream up", extra={"upstream": upstream.name})
-        upstream.state, upstream.reason, upstream.failures = "up", None, 0
-        upstream.since = time.monotonic()
+        upstream.turn("up")
+        upstream.failures = 0
         self.changed()
 
     def lose(self, upstream: Upstream, reason: str) -> None:
         """A server cannot take calls. Those that it has go to others, where there are any."""
         now = time.monotonic()
-        if upstream.state == "leaving":
-            return
+        if upstream.state == "leaving" or (upstream.state == "down" and now < upstream.again):
+            return  # in the latter case one of several calls that failed together, which tells nothing new
         if upstream.state == "up" and now - upstream.since > STEADY:
             upstream.downs = 0
         if upstream.state != "down" or upstream.reason != reason:
-            log.error("upstream down", extra={"upstream": upstream.name, "reason": reason})
-        upstream.state, upstream.reason = "down", reason
+            level = logging.WARNING if upstream.drained else logging.ERROR
+            log.log(level, "upstream down", extra={"upstream": upstream.name, "reason": reason})
+        upstream.turn("down", reason)
         upstream.again = now + min(FIRST_PROBE * 2**upstream.downs, LAST_PROBE)
         upstream.downs = min(upstream.downs + 1, 10)
         self.move_slow()
@@ -226,7 +244,7 @@ class Upstreams:
             if upstream.state == "down" and self.up:
                 for call in upstream.calls:
                     call.move()
-        for upstream in self.up:
+        for upstream in [upstream for upstream in self.all.values() if upstream.state == "up"]:
             others = [other for other in self.up if other is not upstream and len(other.calls) < self.width]
             for call in [call for call in upstream.calls if others and not call.moved]:
                 if self._moves >= 1 and call.quiet > max(SILENT, SILENCES * upstream.stillness * call.ahead):
