@@ -93,6 +93,8 @@ class Double:
             return (200, {"version": self.version}) if self.version else (404, {"detail": "Not Found"})
         if path == "/v1/models":
             return 200, {"data": [{"id": self.model, "owned_by": "vllm", "max_model_len": self.length}]}
+        if path == "/counters":  # not vLLM's: for those who have it in another process
+            return 200, {"done": self.done, "left": self.left, "audio_done": self.audio_done}
         if path == "/tokenize" and self.counts:
             return 200, {"count": len(json.loads(body)["prompt"])}
         return 404, {"detail": "Not Found"}

@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from .conftest import Server, free_port
+from .conftest import Server
+from .front import Front
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 @pytest.fixture(scope="module")
 def proxied(state, weights, tmp_path_factory):
-    """nginx as it is shipped, in front of two instances; only addresses, ports and temporary paths differ."""
-    nginx = shutil.which("nginx") or "/usr/sbin/nginx"
     folder = tmp_path_factory.mktemp("nginx")
     trusted = {"TINGDAO_SERVER_TRUSTED_PROXIES": '["127.0.0.1"]'}
     instances = [Server(folder / name, TINGDAO_EMBEDDED_PATH=str(weights), **trusted) for name in ("one", "two")]
-    port = free_port()
-    text = (DEPLOY / "nginx.conf").read_text()
-    for name, instance in zip(("one", "two"), instances, strict=True):
-        assert f"server {name}:8000" in text
-        text = text.replace(f"server {name}:8000", f"server {instance.url.removeprefix('http://')}")
-    text = text.replace("listen 8080;", f"listen 127.0.0.1:{port};").replace("/tmp/", f"{folder}/")
-    config = folder / "nginx.conf"
-    config.write_text(
-        f"daemon off;\nerror_log {folder}/error.log;\n{text}".replace("http {", "http {\naccess_log off;", 1)
-    )
-    process = subprocess.Popen([nginx, "-c", str(config), "-p", str(folder)], stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
     try:
         for instance in instances:
             instance.wait_until_ready()
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                httpx2.get(f"{url}/health")
-                break
-            except httpx2.TransportError:
-                assert process.poll() is None, (folder / "error.log").read_text()
-                time.sleep(0.05)
-        yield url, instances
+        front = Front(folder, instances)
+        try:
+            yield front.url, instances
+        finally:
+            front.stop()
     finally:
-        process.terminate()
-        process.wait(10)
         for instance in instances:
             instance.stop()
 
