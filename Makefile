@@ -20,7 +20,7 @@ test: .venv/tools  ## set up and run the fast tests
 test-full: .venv/torch  ## the tests with a real server, real models, PyTorch, a browser and Node (needs chromium, npm)
 	$(BIN)/python -m pytest -q -m "(e2e or qwen) and not vllm"
 
-test-vllm: .venv/torch  ## the tests beside a real vLLM on a CPU, which they install (3.7 GB)
+test-vllm: .venv/torch  ## the tests beside a real vLLM on a CPU, which they install (0.8 GB)
 	$(BIN)/python -m pytest -q -m vllm
 
 fuzz: .venv/tools  ## ten minutes of made-up requests against the OpenAPI document
@@ -44,8 +44,8 @@ lock: .venv/tools  ## renew constraints.txt from pyproject.toml
 	$(PIP) install -q uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra embedded --extra dev --extra qwen --extra japanese --extra cpu --extra text --extra postgres --extra otel --override tools/lock-overrides.txt pyproject.toml -o constraints.txt
 
-clean:           ## remove the environment
-	rm -rf .venv
+clean:           ## remove the environments
+	rm -rf .venv .venv-vllm
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tingdao needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }

@@ -20,12 +20,22 @@ from tingdao.engines.weights import WHISPER_BASE, find
 
 SECRET = re.compile(r"\b(td|ek)_[0-9A-Za-z_-]{16,}")
 """Keys and tickets."""
+NOT_TESTED = "NOTHING was tested against a real vLLM"
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What was not tested for want of a real vLLM is said last, where it cannot be overlooked."""
+    skipped = [report for report in terminalreporter.getreports("skipped") if NOT_TESTED in str(report.longrepr)]
+    if skipped:
+        reason = str(skipped[0].longrepr[2]).removeprefix("Skipped: ")
+        terminalreporter.section(f"{len(skipped)} TESTS WERE SKIPPED", sep="!", red=True, bold=True)
+        terminalreporter.line(f"{reason} ({len(skipped)} tests)", red=True, bold=True)
 
 
 def free_port() -> int:
@@ -122,6 +132,16 @@ def server(state, weights):
     running.wait_until_ready()
     yield running
     assert running.stop() == 0, running.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory):
+    """A real vLLM with the tiny model, started once for all tests."""
+    from e2e.vllm_cpu import VllmServer
+
+    running = VllmServer(tmp_path_factory.mktemp("vllm"))
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import pytest
 
 from conftest import RECORDINGS
 from e2e.conftest import Server
-from e2e.vllm_cpu import MODEL, VllmServer
+from e2e.vllm_cpu import MODEL
 from tingdao.engines.base import Ask
 from tingdao.engines.qwen.engine import QwenEngine
 from tingdao.engines.vllm.engine import VllmEngine
@@ -31,13 +31,6 @@ with (RECORDINGS / "manifest.tsv").open(encoding="utf-8", newline="") as stream:
     ROWS = [row for row in csv.DictReader(stream, delimiter="\t") if row["language"] in {"en", "zh"}]
 SAID = {row["file"]: row["text"] for row in ROWS}
 JFK = SAID["jfk.flac"]
-
-
-@pytest.fixture(scope="module")
-def vllm(tmp_path_factory):
-    running = VllmServer(tmp_path_factory.mktemp("vllm"))
-    yield running
-    running.stop()
 
 
 @pytest.fixture(scope="module")
