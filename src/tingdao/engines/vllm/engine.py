@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -21,10 +21,11 @@ from tingdao.engines.base import Ability, Ask, Ended, ModelCard, Partial, Recogn
 from tingdao.engines.qwen import dialogue
 from tingdao.engines.qwen.answer import TAG, AnswerReader, hears_nothing, opening, parse
 from tingdao.engines.qwen.dialogue import answer_budget
+from tingdao.engines.vllm.client import Address
 from tingdao.engines.vllm.fleet import Facts, Fleet, Lookup, examine, resolve, room, system_lookup
 from tingdao.engines.vllm.prompt import Question, plain
 from tingdao.engines.vllm.upstreams import Call, Moved, NoneUp, Upstream
-from tingdao.engines.vllm.wire import Address, Broken, Busy, Misfit, Piece, Refused, Unreachable, UpstreamError, Wire
+from tingdao.engines.vllm.wire import Broken, Busy, Misfit, Piece, Refused, Unreachable, UpstreamError, Wire
 from tingdao.errors import (
     ContextTooLong,
     EngineFailed,
@@ -37,6 +38,9 @@ from tingdao.settings import VllmSettings
 from tingdao.types import Clip, Usage
 
 log = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.25
+"""How long pieces gather that nobody waits for: loops and silence must be seen, the words need not be."""
 
 
 class VllmEngine:
@@ -68,7 +72,7 @@ class VllmEngine:
         Raises EngineFailed, ModelUnavailable, UnknownLanguage, ContextTooLong, TooLong, UnsupportedOption.
         """
         answer = Answer(ask, answer_budget(clip, ask))
-        async with aclosing(self._tries(clip, ask, answer)) as pieces:
+        async with aclosing(self._tries(clip, ask, answer, GATHER_SECONDS)) as pieces:
             async for _ in pieces:
                 answer.shown = 0  # to nobody
         return answer.recognition()
@@ -104,8 +108,8 @@ class VllmEngine:
             can=everything.intersection(*(each.can for each in facts)),
         )
 
-    async def _tries(self, clip: Clip, ask: Ask, answer: Answer) -> AsyncGenerator[str, None]:
-        """What is said, piece by piece, by one server or the next."""
+    async def _tries(self, clip: Clip, ask: Ask, answer: Answer, gather: float = 0.0) -> AsyncGenerator[str, None]:
+        """What is said, piece by piece, by one server or the next. gather: see `Wire.ask`."""
         self._check(clip, ask)
         question = await asyncio.to_thread(Question.of, clip, ask.context, self._settings.encoding)
         tried: set[Upstream] = set()
@@ -115,7 +119,7 @@ class VllmEngine:
             try:
                 async with self.fleet.upstreams.call(clip.duration, tried, self._settings.wait_s) as call:
                     try:
-                        async with aclosing(self._try(call, question, answer)) as pieces:
+                        async with aclosing(self._try(call, question, answer, gather)) as pieces:
                             async for piece in pieces:
                                 yield piece
                         self.fleet.upstreams.answered(call)
@@ -140,7 +144,7 @@ class VllmEngine:
                 raise EngineFailed("The model failed on a part of this recording. Try again.")
             answer.restart()
 
-    async def _try(self, call: Call, question: Question, answer: Answer) -> AsyncGenerator[str, None]:
+    async def _try(self, call: Call, question: Question, answer: Answer, gather: float) -> AsyncGenerator[str, None]:
         """What one server says. Raises UpstreamError, Moved."""
         address = self.fleet.address(call.upstream)
         model = self.fleet.facts[call.upstream].identity.model
@@ -148,15 +152,15 @@ class VllmEngine:
         while answer.ended is None:
             lead, tag_only = answer.lead, answer.tag_only
             body = question.body(model, lead, answer.budget_left, tag_only=tag_only)
-            async with aclosing(self._wire.ask(address, body)) as pieces:
+            async with aclosing(self._wire.ask(address, body, gather)) as answered:
                 while True:
                     try:
-                        piece = await call.wait(lambda: anext(pieces, None), self._settings.idle_timeout_s)
+                        pieces = await call.wait(lambda: anext(answered, None), self._settings.idle_timeout_s)
                     except TimeoutError:
                         raise Broken(f"Nothing came for {self._settings.idle_timeout_s:g} s") from None
-                    if piece is None:
+                    if pieces is None:
                         break
-                    if said := answer.take(piece):
+                    if said := answer.take(pieces):
                         yield said
                     if answer.ended == "loop":
                         break
@@ -243,26 +247,12 @@ class Answer:
         """Tokens that may still come."""
         return max(1, self.budget - self.tokens)
 
-    def take(self, piece: Piece) -> str:
-        """The next piece; gives what can be shown, and decides whether the answer has come to repeat itself."""
-        self.said += piece.text
-        if self.prompt_tokens is None:
-            self.prompt_tokens = piece.prompt_tokens
-        if piece.tokens is not None:
-            self._told = True
-            tokens = piece.tokens[: len(piece.tokens) - piece.ended_itself]
-            self.tokens += len(tokens)
-        else:
-            tokens = [ord(character) for character in piece.text]
-            if piece.completion_tokens and not self._told:  # once, with the end, after everything else
-                self.tokens += piece.completion_tokens - (self._finish == "stop")
-        for token in tokens:
-            self.ids.append(token)
-            if dialogue.loops(self.ids):
-                self.ended = "loop"
+    def take(self, pieces: Iterable[Piece]) -> str:
+        """The next pieces; gives what can be shown, and decides whether the answer has come to repeat itself."""
+        for piece in pieces:
+            self._take(piece)
+            if self.ended:
                 break
-        if piece.finish:
-            self._finish = "length" if piece.finish == "length" else "stop"
         return self._fresh()
 
     def turn(self, *, tag_only: bool) -> str:
@@ -286,6 +276,26 @@ class Answer:
         assert self.ended is not None
         text, language = parse(self.said, self.ask)
         return Recognition(text, language, usage=Usage(self.prompt_tokens or 0, self.tokens), ended=self.ended)
+
+    def _take(self, piece: Piece) -> None:
+        self.said += piece.text
+        if self.prompt_tokens is None:
+            self.prompt_tokens = piece.prompt_tokens
+        if piece.tokens is not None:
+            self._told = True
+            tokens = piece.tokens[: len(piece.tokens) - piece.ended_itself]
+            self.tokens += len(tokens)
+        else:
+            tokens = [ord(character) for character in piece.text]
+            if piece.completion_tokens and not self._told:  # once, with the end, after everything else
+                self.tokens += piece.completion_tokens - (self._finish == "stop")
+        for token in tokens:
+            self.ids.append(token)
+            if dialogue.loops(self.ids):
+                self.ended = "loop"
+                break
+        if piece.finish:
+            self._finish = "length" if piece.finish == "length" else "stop"
 
     def _fresh(self) -> str:
         if self.ask.language is None and TAG not in self.said:

