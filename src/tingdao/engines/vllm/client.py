@@ -182,6 +182,8 @@ class Connection(asyncio.Protocol):
 
         gather: seconds to wait for more after something has come, unless that is the end.
         """
+        if gather and self._held and not self.complete and self._broke is None:
+            await self._wait(gather)
         while not self._held and not self.complete:
             await self._wait(gather)
         held = bytes(self._held)
@@ -217,6 +219,8 @@ class Connection(asyncio.Protocol):
             raise ConnectionBroke(self._broke)
         self._gather = gather
         self._news = asyncio.get_running_loop().create_future()
+        if self._held:
+            self._tell()
         try:
             await self._news
         finally:

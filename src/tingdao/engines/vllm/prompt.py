@@ -11,11 +11,13 @@ server's tokenizer reads them out of any text, so they are broken in two by a sp
 from __future__ import annotations
 
 import base64
-import io
 import json
+import os
 import re
+import sys
+import tempfile
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import soundfile
@@ -43,9 +45,26 @@ ENCODERS = {"flac": flac, "wav": wav}
 
 
 def _written(clip: Clip, kind: str, compression_level: float | None = None) -> bytes:
-    held = io.BytesIO()
-    soundfile.write(held, _whole(clip), SAMPLE_RATE, subtype="PCM_16", format=kind, compression_level=compression_level)
-    return held.getvalue()
+    # Not into an object of Python, of which libsndfile asks hundreds of small things, each in turn with the event loop.
+    with _memory() as file:
+        soundfile.write(
+            file.fileno(),
+            _whole(clip),
+            SAMPLE_RATE,
+            subtype="PCM_16",
+            format=kind,
+            compression_level=compression_level,
+            closefd=False,
+        )
+        file.seek(0)
+        return file.read()
+
+
+def _memory() -> BinaryIO:
+    """A file without a name, in memory where the system has such."""
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("clip"), "w+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def _whole(clip: Clip) -> NDArray[np.int16]:
