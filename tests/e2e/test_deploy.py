@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx2
+import kubernetes_validate
 import pytest
+import yaml
+from compose_spec import PyCompose
+
+from tingdao import server, settings
+from tingdao.settings import Settings
 
 from .conftest import Server
 from .front import Front
@@ -77,7 +84,7 @@ def test_one_instance_stops_and_the_other_serves(proxied, recordings):
         assert answer.status_code == 200
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda", "Dockerfile.vllm"])
 def test_dockerfiles_pass_hadolint(name):
     checked = subprocess.run(
         [Path(sys.executable).with_name("hadolint"), DEPLOY / name], capture_output=True, text=True, check=False
@@ -91,3 +98,109 @@ def test_systemd_unit_is_valid(tmp_path):
     unit.write_text((DEPLOY / "tingdao.service").read_text().replace("/opt/tingdao/bin/tingdao", "/bin/true"))
     checked = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def filled_in(text: str) -> str:
+    """A compose file with its variables replaced: by their defaults, or by `given`."""
+    return re.sub(r"\$\{\w+(:\?[^}]*|:-(?P<default>[^}]*))?\}", lambda match: match["default"] or "given", text)
+
+
+def check_settings(environment: dict[str, str], monkeypatch) -> Settings:
+    """What variables mean to the service, every one of which it must know."""
+    for name, value in environment.items():
+        if name.startswith("TINGDAO_"):
+            assert name in settings.variables()
+            monkeypatch.setenv(name, value)
+    return settings.load()
+
+
+@pytest.mark.parametrize("file", sorted(DEPLOY.glob("compose*.yaml")), ids=lambda file: file.name)
+def test_compose_files_are_valid_and_whole(file, monkeypatch):
+    compose = yaml.safe_load(filled_in(file.read_text()))
+    PyCompose.from_yaml(yaml.safe_dump(compose))  # with its merges done; unknown fields are errors
+    for service in compose["services"].values():
+        assert set(service.get("networks", [])) <= compose.get("networks", {}).keys()
+        assert set(service.get("depends_on", [])) <= compose["services"].keys()
+        for source in (volume.split(":")[0] for volume in service.get("volumes", [])):
+            assert source in compose["volumes"] or source == "given" or (DEPLOY / source).exists()
+        if "build" in service:
+            assert (DEPLOY.parent / service["build"]["dockerfile"]).is_file()
+            check_settings(service.get("environment", {}), monkeypatch)
+
+
+def test_every_vllm_container_has_a_gpu_of_its_own_and_is_found(monkeypatch):
+    compose = yaml.safe_load(filled_in((DEPLOY / "compose.vllm.yaml").read_text()))
+    service = compose["services"].pop("tingdao")
+    (upstream,) = check_settings(service["environment"], monkeypatch).vllm.upstreams
+    devices = []
+    for each in compose["services"].values():
+        (device,) = each["deploy"]["resources"]["reservations"]["devices"]
+        devices += device["device_ids"]
+        (port,) = [part.removeprefix("--port=") for part in each["command"] if part.startswith("--port=")]
+        assert [f"http://{alias}:{port}" for alias in each["networks"]["inner"]["aliases"]] == [upstream]
+    assert devices == [str(number) for number in range(8)]
+
+
+KUBERNETES = DEPLOY / "kubernetes"
+
+
+@pytest.fixture(scope="module")
+def manifests():
+    """By kind and name."""
+    files = [KUBERNETES / name for name in yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]]
+    found = [manifest for file in files for manifest in yaml.safe_load_all(file.read_text())]
+    return {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in found}
+
+
+def test_kubernetes_manifests_fit_their_schemas(manifests):
+    assert len(manifests) == 6
+    for manifest in manifests.values():
+        kubernetes_validate.validate(manifest, "1.32", strict=True)
+
+
+def test_kubernetes_manifests_fit_each_other_and_the_service(manifests, monkeypatch):
+    deployment = manifests["Deployment", "tingdao"]
+    pod = deployment["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    (container,) = pod["spec"]["containers"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    assert manifests["Service", "tingdao"]["spec"]["selector"] == labels
+    assert manifests["PodDisruptionBudget", "tingdao"]["spec"]["selector"]["matchLabels"] == labels
+    scaled = manifests["HorizontalPodAutoscaler", "tingdao"]["spec"]["scaleTargetRef"]
+    assert (scaled["kind"], scaled["name"]) == ("Deployment", "tingdao")
+    assert "cpu" in container["resources"]["requests"]  # what the autoscaler's percentage is of
+
+    monkeypatch.setenv("TINGDAO_CONFIG", str(KUBERNETES / "tingdao.toml"))
+    environment = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    file = Path(environment.pop("TINGDAO_CONFIG"))
+    found = check_settings(
+        environment | {"TINGDAO_KEYS_DATABASE": "postgresql://x", "TINGDAO_VLLM_KEY": "x"}, monkeypatch
+    )
+    mounts = {mount["name"]: Path(mount["mountPath"]) for mount in container["volumeMounts"]}
+    assert (mounts["settings"], (KUBERNETES / file.name).is_file()) == (file.parent, True)
+    assert found.audio.decoders == int(container["resources"]["requests"]["cpu"])
+    wait = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= wait + found.server.drain_timeout_s + server.PARTING
+    # Kubernetes would tell it of the Service in variables that look like settings.
+    assert not pod["spec"]["enableServiceLinks"]
+    state = re.search(r"TINGDAO_STATE_DIR=(\S+)", (DEPLOY / "Dockerfile").read_text())[1]
+    user = re.search(r"USER (\d+)", (DEPLOY / "Dockerfile").read_text())[1]
+    assert str(mounts["state"]) == state
+    assert str(pod["spec"]["securityContext"]["runAsUser"]) == user
+
+    service = manifests["Service", "qwen3-asr-pods"]
+    name, (port,) = service["metadata"], service["spec"]["ports"]
+    assert found.vllm.upstreams == (f"http://{name['name']}.{name['namespace']}.svc:{port['port']}",)
+    policy = manifests["NetworkPolicy", "qwen3-asr-for-tingdao-only"]["spec"]
+    assert policy["podSelector"]["matchLabels"] == service["spec"]["selector"]
+    (rule,) = policy["ingress"]
+    assert rule["from"][0]["podSelector"]["matchLabels"] == labels
+    assert rule["ports"][0]["port"] == port["targetPort"]
+
+
+def test_values_for_vllms_chart_are_for_the_pods_that_are_looked_for(manifests):
+    values = yaml.safe_load((KUBERNETES / "vllm-stack.values.yaml").read_text())
+    (model,) = values["servingEngineSpec"]["modelSpec"]
+    assert manifests["Service", "qwen3-asr-pods"]["spec"]["selector"]["model"] == model["name"]
+    version = re.search(r"ARG VLLM=(\S+)", (DEPLOY / "Dockerfile.vllm").read_text())[1]
+    assert model["tag"] == version
