@@ -23,6 +23,7 @@ DEFAULTS = {
     "length": 65536,
     "key": None,
     "audio": True,
+    "refuses": None,  # a file that it cannot read
     "obeys": True,  # goes on with the assistant's message
     "ids": True,
     "counts": True,
@@ -172,6 +173,8 @@ class Double:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
         if not self.audio:
             return 400, {"error": {"message": "At most 0 audio(s) may be provided in one prompt.", "code": 400}}
+        if self.refuses and base64.b64encode(self.refuses).decode() in json.dumps(body):
+            return 400, {"error": {"message": "Invalid or unsupported audio file.", "code": 400}}
         return None
 
     def _pieces(self, body, lead):

@@ -23,20 +23,31 @@ SAMPLE_RATE = 16_000
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """A whole recording in the bytes that it was sent in, mono at `SAMPLE_RATE`. duration: exact, in seconds."""
+
+    data: bytes
+    form: Literal["wav", "flac"]
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """A piece of a recording that is short enough for an engine.
 
     samples: float32, shape (n,), in [-1, 1], mono at `SAMPLE_RATE`.
     start: where the clip begins in the recording, in seconds.
+    sent: the clip as it was sent, in place of samples, for engines that take it (`ModelCard.sent_limit`).
     """
 
     samples: NDArray[np.float32]
     start: float = 0.0
+    sent: Sent | None = None
 
     @property
     def duration(self) -> float:
         """Length in seconds."""
-        return len(self.samples) / SAMPLE_RATE
+        return self.sent.duration if self.sent else len(self.samples) / SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class ModelCard:
     languages: ISO 639 codes that it recognises.
     clip_limit: the longest clip it takes, in seconds.
     width: how many clips it works on side by side before more only wait.
+    sent_limit: the longest recording that it takes as it was sent (`Clip.sent`), in seconds; 0 for none.
     stand_in: whether it only fills in until Qwen3-ASR is set up.
     """
 
@@ -35,6 +36,7 @@ class ModelCard:
     clip_limit: float
     width: int
     can: frozenset[Ability]
+    sent_limit: float = 0.0
     stand_in: bool = False
 
 
@@ -81,6 +83,10 @@ class Partial:
     final: Recognition | None = None
 
 
+class NotTaken(Exception):
+    """A clip as it was sent was not recognised: it must be decoded after all. Says why."""
+
+
 class Engine(Protocol):
     """One loaded model.
 
@@ -91,7 +97,7 @@ class Engine(Protocol):
     card: ModelCard
 
     async def recognise(self, clip: Clip, ask: Ask) -> Recognition:
-        """Recognise one clip. Raises EngineFailed."""
+        """Recognise one clip. Raises EngineFailed, and NotTaken for clips as they were sent."""
         ...
 
     def recognise_stream(self, clip: Clip, ask: Ask) -> AsyncIterator[Partial]:

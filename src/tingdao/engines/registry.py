@@ -151,6 +151,12 @@ class Registry:
             return engine
 
     @property
+    def sent_limit(self) -> float:
+        """The longest recording that any model takes as it was sent, in seconds; 0 for none."""
+        loaded = (served.slot.model for served in self._served.values())
+        return max((model.card.sent_limit for model in loaded if model), default=0.0)
+
+    @property
     def full(self) -> bool:
         """Whether a clip that came now would wait, whichever model it is for."""
         loaded = [served for served in self._served.values() if served.slot.model]

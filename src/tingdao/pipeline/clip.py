@@ -73,24 +73,19 @@ class Listener:
         Returns the last answer, with the tokens of all, and the flags that say what was done.
         """
         ask, flags = self.ask, []
-        recognition = await self._asked(clip, ask)
+        recognition = await asked(self.engine, clip, ask)
         usage = recognition.usage
         if ask.context and leaked(recognition.text, ask.context, span.speech_seconds):
             ask = replace(ask, context="")
             flags.append(CONTEXT_LEAKED)
-            recognition = await self._asked(clip, ask)
+            recognition = await asked(self.engine, clip, ask)
             usage += recognition.usage
         if self.languages and recognition.language not in {None, *self.languages}:
             ask = replace(ask, language=self.languages[0])
             flags.append(LANGUAGE_FORCED)
-            recognition = await self._asked(clip, ask)
+            recognition = await asked(self.engine, clip, ask)
             usage += recognition.usage
         return replace(recognition, usage=usage), flags
-
-    async def _asked(self, clip: Clip, ask: Ask) -> Recognition:
-        figures.get().clips += 1
-        with during("recognise", start=clip.start, seconds=clip.duration):
-            return await self.engine.recognise(clip, ask)
 
     async def _timed(self, span: ClipSpan, clip: Clip, recognition: Recognition) -> list[Segment]:
         segments = segments_of(span, recognition)
@@ -105,6 +100,13 @@ class Listener:
                 raise
             return segments
         return aligned_segments(whole, alignment, clip.start)
+
+
+async def asked(engine: Engine, clip: Clip, ask: Ask) -> Recognition:
+    """What an engine hears in a clip. Raises what it raises."""
+    figures.get().clips += 1
+    with during("recognise", start=clip.start, seconds=clip.duration):
+        return await engine.recognise(clip, ask)
 
 
 def _flagged(segments: list[Segment], *flags: str) -> list[Segment]:

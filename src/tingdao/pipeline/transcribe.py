@@ -23,6 +23,7 @@ from tingdao.engines.base import Ask, Engine, ModelCard
 from tingdao.errors import UnsupportedOption
 from tingdao.pipeline.clip import Heard, Listener
 from tingdao.text.finish import Finisher
+from tingdao.text.vocabulary import Vocabulary
 from tingdao.turns import Lane
 from tingdao.types import SAMPLE_RATE, Event, Options, Progress, Segment, Transcript, Usage
 
@@ -58,9 +59,7 @@ class Transcriber:
         Closing the iterator frees the engine.
         Raises a TingdaoError for what is wrong with the recording or the options.
         """
-        vocabulary = finisher.vocabulary
-        hinted = vocabulary.chosen if "context" in engine.card.can else ()
-        ask = ask_of(engine.card, options, vocabulary.context if hinted else "")
+        ask, hinted = question_of(engine.card, options, finisher.vocabulary)
         segments: list[Segment] = []
         usage = Usage()
         at_work: deque[tuple[ClipSpan, asyncio.Task[Heard]]] = deque()
@@ -99,14 +98,24 @@ class Transcriber:
                 task.cancel()
             await asyncio.gather(*(task for _, task in at_work), return_exceptions=True)
         yield Progress(spool.duration, spool.duration, decoded=True)
-        yield Transcript(
-            tuple(segments),
-            _main_language(segments),
-            spool.duration,
-            engine.card.name,
-            usage,
-            tuple(term.word for term in hinted) if vocabulary.terms else None,
-        )
+        yield transcript_of(segments, spool.duration, engine.card, usage, hinted)
+
+
+def question_of(card: ModelCard, options: Options, vocabulary: Vocabulary) -> tuple[Ask, tuple[str, ...] | None]:
+    """What the engine is asked, and the expected terms that it is told (`Transcript.hinted`).
+
+    Raises UnsupportedOption for what this engine cannot do.
+    """
+    hinted = vocabulary.chosen if "context" in card.can else ()
+    ask = ask_of(card, options, vocabulary.context if hinted else "")
+    return ask, tuple(term.word for term in hinted) if vocabulary.terms else None
+
+
+def transcript_of(
+    segments: list[Segment], duration: float, card: ModelCard, usage: Usage, hinted: tuple[str, ...] | None
+) -> Transcript:
+    """The whole of what was heard. duration: of the recording, in seconds."""
+    return Transcript(tuple(segments), _main_language(segments), duration, card.name, usage, hinted)
 
 
 def ask_of(card: ModelCard, options: Options, terms: str = "") -> Ask:

@@ -17,7 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from tingdao import languages
-from tingdao.engines.base import Ability, Ask, Ended, ModelCard, Partial, Recognition
+from tingdao.engines.base import Ability, Ask, Ended, ModelCard, NotTaken, Partial, Recognition
 from tingdao.engines.qwen import dialogue
 from tingdao.engines.qwen.answer import TAG, AnswerReader, hears_nothing, opening, parse
 from tingdao.engines.qwen.dialogue import answer_budget
@@ -69,10 +69,12 @@ class VllmEngine:
     async def recognise(self, clip: Clip, ask: Ask) -> Recognition:
         """Recognise one clip.
 
-        Raises EngineFailed, ModelUnavailable, UnknownLanguage, ContextTooLong, TooLong, UnsupportedOption.
+        Raises EngineFailed, ModelUnavailable, UnknownLanguage, ContextTooLong, TooLong, UnsupportedOption; and
+        NotTaken for a clip as it was sent.
         """
         answer = Answer(ask, answer_budget(clip, ask))
-        async with aclosing(self._tries(clip, ask, answer, GATHER_SECONDS)) as pieces:
+        tries = self._one_try if clip.sent else self._tries
+        async with aclosing(tries(clip, ask, answer, GATHER_SECONDS)) as pieces:
             async for _ in pieces:
                 answer.shown = 0  # to nobody
         return answer.recognition()
@@ -106,7 +108,24 @@ class VllmEngine:
             clip_limit=clip_limit,
             width=self._settings.width * max(1, len(facts)),
             can=everything.intersection(*(each.can for each in facts)),
+            sent_limit=min(self._settings.pass_through_s, clip_limit),
         )
+
+    async def _one_try(self, clip: Clip, ask: Ask, answer: Answer, gather: float) -> AsyncGenerator[str, None]:
+        """As `_tries`, of a clip as it was sent. Raises NotTaken.
+
+        Whatever goes wrong may be the file's fault. So no other server is asked, and nothing is held against this one.
+        """
+        self._check(clip, ask)
+        try:
+            question = Question.of(clip, ask.context)
+            async with self.fleet.upstreams.call(clip.duration, set(), 0.0) as call:
+                async with aclosing(self._try(call, question, answer, gather)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                self.fleet.upstreams.answered(call)
+        except (UpstreamError, Moved, NoneUp) as error:
+            raise NotTaken(str(error) or type(error).__name__) from None
 
     async def _tries(self, clip: Clip, ask: Ask, answer: Answer, gather: float = 0.0) -> AsyncGenerator[str, None]:
         """What is said, piece by piece, by one server or the next. gather: see `Wire.ask`."""

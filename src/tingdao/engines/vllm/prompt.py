@@ -85,10 +85,11 @@ class Question:
 
     @classmethod
     def of(cls, clip: Clip, context: str = "", encoding: Literal["flac", "wav"] = "flac") -> Question:
-        """Encode a clip; takes milliseconds."""
+        """Encode a clip, which takes milliseconds, unless it is as it was sent."""
         system = _message("system", plain(context)) + b"," if context else b""
+        form, data = (clip.sent.form, clip.sent.data) if clip.sent else (encoding, ENCODERS[encoding](clip))
         part = b'{"role":"user","content":[{"type":"audio_url","audio_url":{"url":"data:audio/%b;base64,%b"}}]}'
-        return cls(system, part % (encoding.encode(), base64.b64encode(ENCODERS[encoding](clip))))
+        return cls(system, part % (form.encode(), base64.b64encode(data)))
 
     def body(self, model: str, lead: str, max_tokens: int, *, tag_only: bool = False) -> bytes:
         """A chat request for a streamed answer.
