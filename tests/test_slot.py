@@ -240,7 +240,7 @@ class TestReplacing:
         [
             (SetupError("no weights"), "no weights"),
             (ValueError("strange"), "ValueError: strange"),
-            (lambda: Model(hears=False), "makes nothing of it"),
+            (lambda: Model(hears=False), "makes nothing of the canary"),
             (lambda: Model(hears=ValueError("crash")), "ValueError: crash"),
         ],
     )
@@ -340,10 +340,10 @@ class TestWithoutRoomForTwo:
 
         async def work(slot):
             await slot.load()
-            with pytest.raises(SetupError, match="makes nothing of it"):
+            with pytest.raises(SetupError, match="makes nothing of the canary"):
                 await slot.replace()
             assert slot.state == "failed"
-            assert "makes nothing of it" in slot.reason
+            assert "makes nothing of the canary" in slot.reason
             with pytest.raises(ModelUnavailable):
                 async with slot.lease():
                     pass
@@ -456,3 +456,95 @@ def test_finishing_waits_for_the_recordings_and_is_for_good():
                 pass
 
     asyncio.run(main())
+
+
+class TestOpening:
+    """What is finished in the event loop, which may take minutes, can be given up."""
+
+    def slot(self, opened, recipe=None, trouble="35 s so far", **more):
+        async def wait(model):
+            opened.append(model)
+            await asyncio.sleep(60 if recipe != "quick" else 0)
+
+        told = {"trouble": lambda model: trouble if model in opened and recipe != "quick" else None}
+        return Offer("a", Model, recipe=recipe, open=wait, **told, **more)
+
+    def test_how_far_it_is_can_be_seen_and_closing_ends_it(self):
+        opened = []
+
+        async def work(slot):
+            slot.begin()
+            await until(lambda: opened)
+            assert (slot.state, slot.reason) == ("loading", "35 s so far")
+
+        began = time.monotonic()
+        run(work, Slot(self.slot(opened), canary))
+        assert time.monotonic() - began < 5
+
+    def test_closing_before_it_begins(self):
+        opened = []
+
+        async def work(slot):
+            slot.begin()
+            await asyncio.sleep(0)
+
+        run(work, Slot(self.slot(opened), canary))
+        assert not opened
+
+    def test_unloading_ends_it_and_it_stays_idle(self, monkeypatch):
+        monkeypatch.setattr(slots, "FIRST_RETRY", 0.01)
+        opened = []
+
+        async def work(slot):
+            slot.begin()
+            await until(lambda: opened)
+            await slot.unload()
+            await asyncio.sleep(0.05)
+            assert (slot.state, len(opened)) == ("idle", 1)
+            assert opened[0].closed
+
+        run(work, Slot(self.slot(opened), canary, keep=True))
+
+    def test_another_recipe_ends_it_and_who_waits_gets_that(self):
+        opened = []
+
+        async def work(slot):
+            async def use():
+                async with slot.lease() as model:
+                    return model
+
+            users = [asyncio.create_task(use()) for _ in range(3)]
+            await until(lambda: opened)
+            with pytest.raises(Conflict):
+                await slot.replace()
+            await slot.replace(self.slot(opened, "quick"))
+            assert set(await asyncio.gather(*users)) == {opened[1]}
+            assert len(opened) == 2
+            assert opened[0].closed
+
+        run(work, Slot(self.slot(opened), canary))
+
+    @pytest.mark.parametrize("alone", [False, True])
+    def test_some_are_never_two(self, alone):
+        most = []
+
+        async def work(slot):
+            await slot.load()
+            await slot.replace()
+            assert max(most) == (1 if alone else 2)
+
+        def load():
+            model = Model()
+            most.append(len(Model.alive))
+            return model
+
+        run(work, Slot(Offer("a", load, alone=alone), canary))
+
+    def test_one_that_has_trouble_at_once_never_serves(self):
+        async def work(slot):
+            await slot.load()
+            with pytest.raises(SetupError, match="does not serve: no GPU"):
+                await slot.replace(Offer("a", Model, trouble=lambda _: "no GPU."))
+            assert slot.state == "ready"
+
+        run(work, Slot(Offer("a", Model), canary))

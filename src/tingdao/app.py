@@ -43,7 +43,7 @@ from tingdao.pipeline.gauges import Gauges
 from tingdao.pipeline.load import Load
 from tingdao.pipeline.service import Service
 from tingdao.pipeline.transcribe import Transcriber
-from tingdao.settings import Section, Settings
+from tingdao.settings import Section, Settings, VllmSettings
 from tingdao.text.finish import Finishing
 from tingdao.text.punctuation import Punctuator
 from tingdao.tickets import Tickets
@@ -135,9 +135,11 @@ def offers(settings: Settings) -> list[Offer[Engine]]:
     `auto` is Qwen3-ASR on the servers of the settings, or the first that is there and can run, else the embedded model.
     """
     folders = qwen_folders(settings)
-    known = [_qwen_offer(name, folder, settings) for name, folder in folders.items()]
-    if settings.vllm.upstreams:
-        known.append(_vllm_offer(settings))
+    ours = served_by_vllm(settings)
+    known = [_qwen_offer(name, folder, settings) for name, folder in folders.items() if str(folder.resolve()) != ours]
+    vllm = settings.vllm.upstreams or ours
+    if vllm:
+        known.append(_vllm_offer(settings.vllm.model_copy(update={"serve": ours})))
     known.append(
         Offer(
             weights.WHISPER_BASE.name,
@@ -148,7 +150,7 @@ def offers(settings: Settings) -> list[Offer[Engine]]:
         )
     )
     wanted = settings.model
-    if wanted == "auto" and settings.vllm.upstreams:
+    if wanted == "auto" and vllm:
         wanted = settings.vllm.name
     elif wanted == "auto":
         wanted = next(iter(folders)) if folders and qwen_runtime.any_installed() else weights.WHISPER_BASE.name
@@ -156,6 +158,8 @@ def offers(settings: Settings) -> list[Offer[Engine]]:
         wanted = weights.QWEN[wanted].name
     elif (path := Path(wanted)).is_dir():
         wanted = path.resolve().name
+    if ours and wanted in folders and str(folders[wanted].resolve()) == ours:
+        wanted = settings.vllm.name
     chosen = [offer for offer in known if offer.name == wanted]
     if not chosen:
         fetch = f" `tingdao download {settings.model}` fetches it." if settings.model in weights.QWEN else ""
@@ -169,7 +173,10 @@ def offers(settings: Settings) -> list[Offer[Engine]]:
 def aliases(settings: Settings) -> dict[str, str]:
     """Other names of the models: the short ones of the command line, and those of the settings."""
     there = qwen_folders(settings)
-    return {short: release.name for short, release in weights.QWEN.items() if release.name in there} | settings.aliases
+    short = {short: release.name for short, release in weights.QWEN.items() if release.name in there}
+    ours = served_by_vllm(settings)
+    by_vllm = {name: settings.vllm.name for name, folder in there.items() if str(folder.resolve()) == ours}
+    return by_vllm | short | settings.aliases
 
 
 def qwen_folders(settings: Settings) -> dict[str, Path]:
@@ -182,6 +189,25 @@ def qwen_folders(settings: Settings) -> dict[str, Path]:
         if release.name not in folders and (folder := weights.fetched(release, settings.models_dir)):
             folders[release.name] = folder
     return folders
+
+
+def served_by_vllm(settings: Settings) -> str:
+    """The model that vLLM servers of this service's own serve: a folder, a repository, or empty for none.
+
+    Raises SetupError when it is not there.
+    """
+    wanted, folders = settings.vllm.serve, qwen_folders(settings)
+    name = weights.QWEN[wanted].name if wanted in weights.QWEN else wanted
+    if folder := folders.get(name, Path(wanted) if wanted and Path(wanted).is_dir() else None):
+        return str(folder.resolve())
+    if wanted in weights.QWEN:
+        raise SetupError(f"There is no model {wanted!r} on this machine. `tingdao download {wanted}` fetches it.")
+    if wanted and "/" not in wanted:
+        raise SetupError(
+            f"[vllm] serve: there is no model {wanted!r} on this machine. It may be {', '.join(weights.QWEN)}, "
+            "a folder, or the id of a repository on a hub, such as Qwen/Qwen3-ASR-1.7B."
+        )
+    return wanted
 
 
 def aligner_offer(settings: Settings) -> Offer[Aligner] | None:
@@ -208,13 +234,14 @@ def _qwen_offer(name: str, folder: Path, settings: Settings) -> Offer[Engine]:
     )
 
 
-def _vllm_offer(settings: Settings) -> Offer[Engine]:
+def _vllm_offer(settings: VllmSettings) -> Offer[Engine]:
     from tingdao.engines.vllm.engine import VllmEngine
 
     offer = Offer(
-        settings.vllm.name,
-        partial(VllmEngine, settings.vllm),
-        recipe=settings.vllm,
+        settings.name,
+        partial(VllmEngine, settings),
+        recipe=settings,
+        alone=bool(settings.serve),
         open=VllmEngine.open,
         trouble=lambda engine: engine.trouble,
         servers=lambda engine: engine.fleet,

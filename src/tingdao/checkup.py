@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from tingdao.engines.qwen import runtime as qwen_runtime
 from tingdao.engines.qwen.weights import Kind, open_checkpoint
 from tingdao.errors import SetupError
 from tingdao.settings import MIB, Settings, where_from
+
+VERSION_SECONDS = 120.0
+"""How long vLLM may take to say its version: it loads everything first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,29 @@ def _vllm(settings: Settings) -> list[Finding]:
     return findings
 
 
+def _own_vllm(settings: Settings) -> list[Finding]:
+    """Whether vLLM is there for what this service is to serve with it."""
+    try:
+        model = app.served_by_vllm(settings)
+    except SetupError:
+        return []  # it is the default model that is unknown then
+    if not model:
+        return []
+    program = shutil.which(settings.vllm.command)
+    if program is None:
+        advice = "Run: pip install vllm, or set [vllm] command to its path in the environment where it is."
+        return [Finding(f"There is no program {settings.vllm.command!r} to serve {model}", good=False, advice=advice)]
+    try:
+        asked = subprocess.run(  # noqa: S603  the operator's own command
+            [program, "--version"], capture_output=True, text=True, timeout=VERSION_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        said = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1]
+        return [Finding(f"{program} cannot be run", good=False, advice=said)]
+    version = asked.stdout.split()[-1] if asked.stdout.split() else "of an unknown version"
+    return [Finding(f"vLLM {version} in {program} would serve {model}")]
+
+
 def _models(settings: Settings) -> list[Finding]:
     findings = []
     folders = app.qwen_folders(settings)
@@ -127,6 +154,7 @@ def _models(settings: Settings) -> list[Finding]:
         findings += [Finding(f"{name}: {each.what}", each.good, each.advice) for each in found]
     if aligner := app.aligner_offer(settings):
         findings.append(Finding(f"{aligner.name} is set up: words get times"))
+    findings += _own_vllm(settings)
     findings += _vllm(settings)
     if folders and not qwen_runtime.any_installed():
         findings.append(

@@ -46,15 +46,42 @@ for command in (bench, convert, download, evaluate, keys):
 @main.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 8000]")
+@click.option("--engine", type=click.Choice(("vllm",)), help="vllm: serve MODEL with `vllm serve`, which is started, "
+              "watched and ended.  [default: what there is]")  # fmt: skip
+@click.option("--devices", help="With --engine vllm: GPUs, such as 0,1; a server on each.  [default: as vLLM does]")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS OF VLLM…]")
 @model_options
-def serve(host: str | None, port: int | None, model: str | None, device: str | None, dtype: str | None) -> None:
-    """Serve the API and the page."""
+def serve(
+    host: str | None,
+    port: int | None,
+    engine: str | None,
+    devices: str | None,
+    arguments: tuple[str, ...],
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+) -> None:
+    """Serve the API and the page.
+
+    With --engine vllm, MODEL may also be the id of a repository on a hub, and what follows `--` is passed on to `vllm
+    serve`: tingdao serve --engine vllm --model 1.7b -- --gpu-memory-utilization 0.8
+    """
     from tingdao import server
     from tingdao.settings import load
 
     flags = given(model=model, server=given(host=host, port=port), qwen=given(device=device, dtype=dtype))
+    if engine:
+        if device or dtype:
+            raise click.UsageError("With --engine vllm, choose GPUs with --devices, and give --dtype after `--`.")
+        vllm = given(serve=model, arguments=arguments or None, devices=devices.split(",") if devices else None)
+        flags |= given(model="auto", vllm=vllm)
+    elif arguments or devices:
+        raise click.UsageError("--devices, and arguments after `--`, are for --engine vllm.")
     try:
-        server.serve(read_settings(**flags), partial(load, **flags))
+        settings = load(**flags)
+        if engine and not (settings.vllm.serve or settings.vllm.upstreams):
+            raise SetupError("Say which model vLLM is to serve, such as --model 1.7b.")
+        server.serve(settings, partial(load, **flags))
     except SetupError as error:
         stop(error)
 

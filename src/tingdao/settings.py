@@ -364,6 +364,30 @@ class VllmSettings(Section):
         description='Where the servers are, such as `["http://gpu1:8000", "http://gpu2:8000"]`. Each address behind a '
         'name is a server of its own. With any, `model = "auto"` means them.',
     )
+    serve: str = Field(
+        "",
+        description="Model that this service serves with vLLM servers of its own, which it starts, watches and ends: "
+        '`0.6b` or `1.7b` once downloaded, a folder, or the id of a repository on a hub. With any, `model = "auto"` '
+        "means it. Default: none.",
+    )
+    command: str = Field(
+        "vllm",
+        min_length=1,
+        description="Program that starts them; its path where vLLM has an environment of its own, such as "
+        "`/opt/vllm/bin/vllm`.",
+    )
+    arguments: tuple[str, ...] = Field(
+        (),
+        description='Arguments of `vllm serve`, passed on as they are, such as `["--gpu-memory-utilization", "0.8"]`.',
+    )
+    devices: tuple[str, ...] = Field(
+        (),
+        description='GPUs, such as `["0", "1"]`: a server on each; `"0,1"` is one server on two. Default: one server '
+        "that takes what vLLM takes.",
+    )
+    start_timeout_s: float = Field(
+        1800.0, gt=0, description="Longest that a server may take to start, with what it downloads, in seconds."
+    )
     name: str = Field("qwen3-asr", min_length=1, description="Name of the model in this service.")
     model: str = Field(
         "", description="Name under which the servers serve it (`--served-model-name`). Default: the only one they do."
@@ -398,6 +422,12 @@ class VllmSettings(Section):
     )
     canary_timeout_s: float = Field(20.0, gt=0, description="Longest that it may take over that, in seconds.")
     resolve_s: float = Field(10.0, gt=0, description="How often names of servers are looked up again, in seconds.")
+
+    @model_validator(mode="after")
+    def _has_a_port_for_each(self) -> Self:
+        if len(self.devices) > 1 and any(argument.partition("=")[0] == "--port" for argument in self.arguments):
+            raise ValueError("several servers cannot listen on one --port: leave it out of the arguments")
+        return self
 
 
 class AlignerSettings(Section):

@@ -140,6 +140,8 @@ def _health(state: ModelState) -> Health:
     status = {"ready": "ok", "idle": "ok", "failed": "failed"}.get(state.state, "loading")
     stand_in = state.card.stand_in if state.card else None
     notice = STAND_IN_NOTICE if stand_in else None
+    if status == "loading":
+        notice = state.reason
     if status == "failed":
         notice = "The model could not be loaded. The reason is in the log; `tingdao check` says what to do."
     return Health(status=status, model=state.name, stand_in=stand_in, notice=notice)

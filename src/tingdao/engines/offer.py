@@ -37,8 +37,10 @@ class Offer(Generic[ModelT]):
     recipe: what `load` depends on. An offer of the same name with another recipe is another model.
     memory: bytes that it will take, roughly; 0 when nobody knows.
     free: bytes that are free where it will be; may block.
-    open: finishes the loading in the event loop, for models that live there.
-    trouble: why a loaded model cannot work now, in words for the operator; None while it can.
+    alone: it cannot be loaded beside an older version that says so too, whatever the memory.
+    open: finishes the loading in the event loop, for models that live there; it may be cancelled.
+    trouble: why a loaded model cannot work now, or how far it is while it opens, in words for the operator; None while
+        it can.
     servers: those that a loaded model runs on; None for models that run here.
     """
 
@@ -47,6 +49,7 @@ class Offer(Generic[ModelT]):
     recipe: object = None
     memory: int = 0
     free: Callable[[], int] = lambda: NO_LIMIT
+    alone: bool = False
     open: Callable[[ModelT], Awaitable[None]] | None = None
     trouble: Callable[[ModelT], str | None] = lambda _: None
     servers: Callable[[ModelT], Servers] | None = None

@@ -254,10 +254,10 @@ class Registry:
         if offer.name not in self._served:
             self._served[offer.name] = _Served(Slot(offer, canary.hears))
         slot = self._served[offer.name].slot
-        if slot.state == "loading":
+        if slot.state == "loading" and not slot.outdated(offer):
             await asyncio.wait({slot.begin()})
         if slot.offer.recipe != offer.recipe:
-            if keep or slot.model:
+            if keep or slot.model or slot.state == "loading":
                 await slot.replace(offer)
             slot.offer = offer
         elif keep:

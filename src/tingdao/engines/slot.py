@@ -9,7 +9,8 @@ uses the model holds a lease on the version that served when it asked, and a ver
 is left. A `visit` is longer than a lease: while a recording is in work, its model is not unloaded between its clips.
 
 A slot does not know what its model is for; the canary that it asks before it lets a new version serve does.
-Everything here happens in one event loop; only `Offer.load` runs in a thread.
+Everything here happens in one event loop; only `Offer.load` runs in a thread. That cannot be stopped; `Offer.open`,
+which may take minutes, is given up when the model is not wanted any more.
 """
 
 from __future__ import annotations
@@ -52,6 +53,15 @@ class _Failure:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening(Generic[ModelT]):
+    """A model whose loading is being finished in the event loop."""
+
+    offer: Offer[ModelT]
+    model: ModelT
+    task: asyncio.Future[None]
+
+
 class Slot(Generic[ModelT]):
     """One name and what is loaded under it.
 
@@ -65,6 +75,7 @@ class Slot(Generic[ModelT]):
         self._version: Version[ModelT] | None = None
         self._failure: _Failure | None = None
         self._task: asyncio.Task[str | None] | None = None
+        self._opening: _Opening[ModelT] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._retiring: dict[Version[ModelT], asyncio.Task[None]] = {}
         self._visits = 0
@@ -96,9 +107,11 @@ class Slot(Generic[ModelT]):
 
     @property
     def reason(self) -> str | None:
-        """Why it could not be loaded or cannot work now, in words for the operator."""
+        """Why it could not be loaded or cannot work now, or how far it is, in words for the operator."""
         if self._version:
             return self._trouble
+        if self._opening:
+            return self._opening.offer.trouble(self._opening.model)
         return self._failure.reason if self._failure else None
 
     @property
@@ -201,19 +214,28 @@ class Slot(Generic[ModelT]):
 
         Where memory allows, the new version is loaded while the old one serves; else the old one first finishes its
         calls and is freed, and who comes meanwhile waits. A new version that cannot be loaded, or that cannot cope
-        with the canary while the old one does, never serves. A model that is not loaded is loaded now.
+        with the canary while the old one does, never serves. A model that is not loaded is loaded now; one that is
+        still being opened, from an offer with another recipe, is given up.
         Raises SetupError with the reason, Conflict while it is being loaded.
         """
-        if self._working:
+        if self._working and not self.outdated(offer or self.offer):
             raise Conflict(f"The model {self.name!r} is being loaded just now. Try again when that is done.")
-        self._task = asyncio.create_task(self._replace(offer or self.offer), name=f"replace {self.name}")
+        given_up = self._give_up()
+        self._task = asyncio.create_task(self._replace(offer or self.offer, given_up), name=f"replace {self.name}")
         if reason := await _result(self._task):
             raise SetupError(reason)
 
+    def outdated(self, offer: Offer[ModelT]) -> bool:
+        """Whether what is being loaded can be given up for an offer, and is something else."""
+        return self._version is None and self._opening is not None and self._opening.offer.recipe != offer.recipe
+
     async def unload(self) -> None:
         """Free the memory until somebody asks for the model again. Raises Conflict while it is in use."""
-        if self._working or self._visits or self.calls:
+        if (self._working and not self._opening) or self._visits or self.calls:
             raise Conflict(f"The model {self.name!r} is at work. Try again when it has nothing to do.")
+        if given_up := self._give_up():
+            await asyncio.wait({given_up})
+        self._set_timer(None)
         self._failure = None
         await self._drain()
         log.info("model unloaded", extra={"model": self.name})
@@ -225,8 +247,9 @@ class Slot(Generic[ModelT]):
         self._closing = True  # for good
 
     async def close(self) -> None:
-        """Free everything now. A load that runs is waited for, since a thread cannot be stopped."""
+        """Free everything now. A load that runs is given up, or waited for while it is in its thread."""
         self._closing = True
+        self._give_up()
         self._set_timer(None)
         self._unvisited.set()
         for old in self._retiring:
@@ -249,6 +272,13 @@ class Slot(Generic[ModelT]):
     def _working(self) -> bool:
         return self._task is not None and not self._task.done()
 
+    def _give_up(self) -> asyncio.Task[str | None] | None:
+        """End a load that is being opened; gives the task that then fails, for who waits for that."""
+        if self._opening is None:
+            return None
+        self._opening.task.cancel()
+        return self._task
+
     async def _load(self) -> str | None:
         try:
             version = await self._loaded(self.offer)
@@ -257,7 +287,9 @@ class Slot(Generic[ModelT]):
         self._serve(version)
         return None
 
-    async def _replace(self, offer: Offer[ModelT]) -> str | None:
+    async def _replace(self, offer: Offer[ModelT], given_up: asyncio.Task[str | None] | None) -> str | None:
+        if given_up:
+            await asyncio.wait({given_up})
         if self._version is None:
             self.offer, self._failure = offer, None
             return await self._load()
@@ -268,7 +300,7 @@ class Slot(Generic[ModelT]):
             free = await asyncio.to_thread(offer.free)
         except SetupError as error:
             return str(error)
-        beside = offer.memory <= free
+        beside = offer.memory <= free and not (offer.alone and self.offer.alone)
         log.info(
             "model is being replaced",
             extra={"model": self.name, "beside": beside, "needs_bytes": offer.memory, "free_bytes": free},
@@ -298,20 +330,26 @@ class Slot(Generic[ModelT]):
     async def _tried(self, offer: Offer[ModelT], *, hears: bool) -> Version[ModelT]:
         """A new version that does with the canary what the old one did. Raises SetupError."""
         version = await self._loaded(offer)
+        why = offer.trouble(version.model) or await self._fault(version, hears=hears)
+        if why is None:
+            return version
+        await version.close()
+        await asyncio.to_thread(memory.give_back)
+        raise SetupError(f"{self.name} was loaded, but does not serve: {why.removesuffix('.')}.")
+
+    async def _fault(self, version: Version[ModelT], *, hears: bool) -> str | None:
+        """What is wrong with how a new version does with the canary."""
         try:
             async with asyncio.timeout(CANARY_SECONDS):
                 version.hears = await self._canary(version.model)
-            if version.hears or not hears:
-                return version
-            why = "it makes nothing of it, and the old one does"
         except TimeoutError:
-            why = f"it took more than {CANARY_SECONDS:g} s"
+            return f"it took more than {CANARY_SECONDS:g} s over the canary recording"
         except Exception as error:  # whatever it is, this model must not serve
             log.exception("canary failed", extra={"model": self.name})
-            why = f"{type(error).__name__}: {error}"
-        await version.close()
-        await asyncio.to_thread(memory.give_back)
-        raise SetupError(f"{self.name} was loaded, but failed on the canary recording: {why}.")
+            return f"it failed on the canary recording: {type(error).__name__}: {error}"
+        if hears and not version.hears:
+            return "it makes nothing of the canary recording, and the old one does"
+        return None
 
     async def _hears(self, old: Version[ModelT]) -> bool:
         """Whether the canary can be expected of a new version: a broken or random one may be replaced by any.
@@ -329,10 +367,10 @@ class Slot(Generic[ModelT]):
     async def _loaded(self, offer: Offer[ModelT]) -> Version[ModelT]:
         """Load a version, which does not serve yet. Raises SetupError."""
         began = time.monotonic()
+        version = None
         try:
             version = Version(await asyncio.to_thread(offer.load))
-            if offer.open:
-                await offer.open(version.model)
+            await self._open(offer, version.model)
         except SetupError as error:
             log.error("model not loaded", extra={"model": self.name, "reason": str(error)})
             reason = str(error)
@@ -343,9 +381,27 @@ class Slot(Generic[ModelT]):
         else:
             log.info("model ready", extra={"model": self.name, "seconds": round(time.monotonic() - began, 2)})
             return version
+        if version:
+            await version.close()
         # Raised here and not above: an error's traceback would keep what was loaded until then.
         await asyncio.to_thread(memory.give_back)
         raise SetupError(reason)
+
+    async def _open(self, offer: Offer[ModelT], model: ModelT) -> None:
+        """Finish a load. Raises SetupError when it is given up, and whatever the model raises."""
+        if offer.open is None:
+            return
+        given_up = SetupError("It was given up before it was ready.")
+        if self._closing:
+            raise given_up
+        self._opening = _Opening(offer, model, asyncio.ensure_future(offer.open(model)))
+        try:
+            await asyncio.wait({self._opening.task})
+            if self._opening.task.cancelled():
+                raise given_up
+            self._opening.task.result()
+        finally:
+            self._opening = None
 
     async def _drain(self) -> None:
         """Free the version that serves, after its last call."""

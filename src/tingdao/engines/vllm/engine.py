@@ -21,6 +21,7 @@ from tingdao.engines.base import Ability, Ask, Ended, ModelCard, NotTaken, Parti
 from tingdao.engines.qwen import dialogue
 from tingdao.engines.qwen.answer import TAG, AnswerReader, hears_nothing, opening, parse
 from tingdao.engines.qwen.dialogue import answer_budget
+from tingdao.engines.vllm.child import Child
 from tingdao.engines.vllm.client import Address
 from tingdao.engines.vllm.fleet import Facts, Fleet, Lookup, examine, resolve, room, system_lookup
 from tingdao.engines.vllm.prompt import Question, plain
@@ -50,16 +51,19 @@ class VllmEngine:
         self._settings = settings
         self._wire = Wire(settings)
         self.fleet = Fleet(settings, self._wire, self._found_out, lookup)
+        devices = (settings.devices or (None,)) if settings.serve else ()
+        self._children = [Child(settings, device, self._wire, self.fleet) for device in devices]
+        self._keeping: list[asyncio.Task[None]] = []
         self._closed = False
         self._found_out()
 
     async def open(self) -> None:
-        """Find the servers; returns when one is up or none can be for now."""
-        try:
-            await self.fleet.open()
-        except BaseException:  # the start was given up
-            await self.close()
-            raise
+        """Find and start the servers; returns when one is up or none can be for now.
+
+        Whoever gives this up closes it.
+        """
+        self._keeping = [asyncio.create_task(child.keep(), name=child.name) for child in self._children]
+        await self.fleet.open()
 
     @property
     def trouble(self) -> str | None:
@@ -90,9 +94,12 @@ class VllmEngine:
         yield Partial(reader.rest(recognition.text), recognition)
 
     async def close(self) -> None:
-        """End all calls with EngineFailed, and all connections."""
+        """End all calls with EngineFailed, all connections, and the servers that were started."""
         self._closed = True
         await self.fleet.close()
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         await self._wire.close()
 
     def _found_out(self) -> None:
