@@ -162,6 +162,8 @@ class TestLife:
                 await until(lambda: not alive(first["pid"]) and not alive(first["engine"]))  # it holds the GPU's memory
                 await until(lambda: served.trouble is None)
                 assert (await served.recognise(CLIP, Ask())).text == SAID
+                first, second = started()
+                assert first["arguments"] == second["arguments"]  # its port too, since that is its name
 
         run(main)
 
@@ -293,7 +295,7 @@ class TestFailure:
                 port = str(other.getsockname()[1])
                 served = VllmEngine(VllmSettings(serve="some/model", command=command, arguments=["--port", port]))
                 await served.open()
-                assert f"vLLM: Its port {port} is taken." in served.trouble
+                assert f"vLLM: It cannot listen on 127.0.0.1, port {port}: it is taken, or not of" in served.trouble
             await until(lambda: served.trouble is None)
             assert [upstream.name for upstream in served.fleet.upstreams.up] == [f"http://127.0.0.1:{port}"]
             await served.close()

@@ -60,7 +60,8 @@ class Child:
         self.name = "vLLM" if device is None else f"vLLM on GPU {device}"
         self._settings, self._device, self._wire, self._fleet = settings, device, wire, fleet
         self._said: deque[str] = deque(maxlen=LINES)
-        self._tries, self._ready = 0, 0.0
+        self._port = self._tries = 0
+        self._ready = 0.0
         self._fleet.expect(self.name, "It is about to start", soon=True)
 
     async def keep(self) -> None:
@@ -92,9 +93,12 @@ class Child:
             return (
                 f"There is no program {self._settings.command!r}: pip install vllm, or set [vllm] command to its path"
             )
-        host, port = _place(self._settings.arguments)
-        if not (port := _free(host, port)):
-            return f"Its port {option(self._settings.arguments, '--port')} is taken"
+        host, wanted = _place(self._settings.arguments)
+        # Where it was before, if that is still free, so that it goes on under its old name.
+        port = _free(host, wanted or self._port) or (0 if wanted else _free(host, 0))
+        if not port:
+            return f"It cannot listen on {host}, port {wanted or 'any'}: it is taken, or not of this machine"
+        self._port = port
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         async with self._running([program, *arguments(self._settings, host, port)]) as process:
             try:
