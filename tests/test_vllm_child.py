@@ -280,8 +280,8 @@ class TestFailure:
         fake(delay=60)
 
         async def main():
-            async with engine(command, start_timeout_s=0.5) as served:
-                assert "It did not start within 0.5 s: Loading safetensors checkpoint shards:  50%" in served.trouble
+            async with engine(command, start_timeout_s=1.5) as served:
+                assert "It did not start within 1.5 s: Loading safetensors checkpoint shards:  50%" in served.trouble
 
         run(main)
 
