@@ -346,13 +346,6 @@ class QwenSettings(Section):
     memory_tokens: int = Field(
         0, ge=0, description="Tokens that a batch may hold; 0 means as many as fit a share of the free memory."
     )
-    pass_through_s: float = Field(
-        0.0,
-        ge=0,
-        le=30,
-        description="Recordings up to this long go to the servers as they came, in seconds: WAV or FLAC, mono, 16 kHz. "
-        "That takes a fraction of the work here, and leaves out the speech detector. 0 is never.",
-    )
     context_tokens: int = Field(4096, ge=0, le=32_768, description="Longest context text, in tokens.")
 
 
