@@ -390,8 +390,10 @@ class VllmSettings(Section):
         None, description="File with the authorities that servers on https are signed by. Default: those of the system."
     )
     width: int = Field(64, ge=1, le=4096, description="Clips at each server at once; more wait here.")
-    encoding: Literal["flac", "wav"] = Field(
-        "flac", description="How clips travel: flac, or wav, which takes less work and 1.7 times the bytes."
+    encoding: Literal["auto", "flac", "wav"] = Field(
+        "auto",
+        description="How clips travel: flac, or wav, which takes less work and 1.7 times the bytes. auto is wav while "
+        "all servers that can be used are on this machine, else flac.",
     )
     pass_through_s: float = Field(
         0.0,

@@ -11,6 +11,7 @@ or variables of the environment. A request that is left before its answer is thr
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -47,6 +48,11 @@ class Address:
 
     def __str__(self) -> str:
         return f"{self.url} ({self.ip})" if self.ip else self.url
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine, where bytes cost next to nothing."""
+        return ipaddress.ip_address(_Target.of(self).dialled).is_loopback
 
 
 @dataclass(frozen=True, slots=True)

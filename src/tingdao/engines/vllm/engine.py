@@ -24,7 +24,7 @@ from tingdao.engines.qwen.dialogue import answer_budget
 from tingdao.engines.vllm.child import Child
 from tingdao.engines.vllm.client import Address
 from tingdao.engines.vllm.fleet import Facts, Fleet, Lookup, examine, resolve, room, system_lookup
-from tingdao.engines.vllm.prompt import Question, plain
+from tingdao.engines.vllm.prompt import Encoding, Question, plain
 from tingdao.engines.vllm.upstreams import Call, Moved, NoneUp, Upstream
 from tingdao.engines.vllm.wire import Broken, Busy, Misfit, Piece, Refused, Unreachable, UpstreamError, Wire
 from tingdao.errors import (
@@ -104,9 +104,12 @@ class VllmEngine:
 
     def _found_out(self) -> None:
         """The card follows what the servers that are up can do."""
-        facts = [self.fleet.facts[upstream] for upstream in self.fleet.upstreams.up]
+        up = self.fleet.upstreams.up
+        facts = [self.fleet.facts[upstream] for upstream in up]
         lengths = [each.identity.length for each in facts if each.identity.length]
         self._context_limit, clip_limit = room(min(lengths, default=None), self._settings.context_tokens)
+        encoding: Encoding = "wav" if up and all(self.fleet.address(each).local for each in up) else "flac"
+        self._encoding = encoding if self._settings.encoding == "auto" else self._settings.encoding
         everything: frozenset[Ability] = frozenset({"stream", "context", "force_language"})
         self.card = ModelCard(
             name=self._settings.name,
@@ -137,7 +140,7 @@ class VllmEngine:
     async def _tries(self, clip: Clip, ask: Ask, answer: Answer, gather: float = 0.0) -> AsyncGenerator[str, None]:
         """What is said, piece by piece, by one server or the next. gather: see `Wire.ask`."""
         self._check(clip, ask)
-        question = await asyncio.to_thread(Question.of, clip, ask.context, self._settings.encoding)
+        question = await asyncio.to_thread(Question.of, clip, ask.context, self._encoding)
         tried: set[Upstream] = set()
         left = self._settings.retries
         deadline = asyncio.get_running_loop().time() + self._settings.timeout_s

@@ -3,7 +3,7 @@
     system: context · user: the clip · assistant: what is put into the model's mouth, for it to go on with
 
 Of vLLM's forms only chat gives context with prefix text, token ids and clips of any length, and it takes audio only as
-base64. FLAC is lossless and some 60 % of WAV, which costs less to make (benchmarks/README.md has both).
+base64. FLAC is lossless and some 60 % of WAV, which costs less to make and to read (benchmarks/README.md has both).
 What callers write (context, prefix) must not be read as the tokens that steer the model, whatever it spells. The
 server's tokenizer reads them out of any text, so they are broken in two by a space.
 """
@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 from tingdao.engines.qwen.answer import TAG
 from tingdao.types import SAMPLE_RATE, Clip
+
+Encoding = Literal["flac", "wav"]
 
 FULL_SCALE = 32_768
 STEERING = re.compile(r"<(?=[|/A-Za-z])")
@@ -84,7 +86,7 @@ class Question:
     user: bytes
 
     @classmethod
-    def of(cls, clip: Clip, context: str = "", encoding: Literal["flac", "wav"] = "flac") -> Question:
+    def of(cls, clip: Clip, context: str = "", encoding: Encoding = "flac") -> Question:
         """Encode a clip, which takes milliseconds, unless it is as it was sent."""
         system = _message("system", plain(context)) + b"," if context else b""
         form, data = (clip.sent.form, clip.sent.data) if clip.sent else (encoding, ENCODERS[encoding](clip))
