@@ -112,10 +112,10 @@ def audio(recordings):
 
 def test_both_servers_are_kept_busy_by_two_instances_that_know_nothing_of_each_other(layout, audio):
     async def main():
-        load = asyncio.create_task(call_for(layout.url, audio, 16))
+        load = asyncio.create_task(call_for(layout.url, audio, 14))
         await asyncio.sleep(4)  # until the paces are known
         before, began = await asyncio.to_thread(layout.done), time.monotonic()
-        await asyncio.sleep(10)
+        await asyncio.sleep(9)
         after, seconds = await asyncio.to_thread(layout.done), time.monotonic() - began
         return await load, [(now - then) / seconds for now, then in zip(after, before, strict=True)]
 
@@ -133,7 +133,7 @@ def test_no_caller_notices_when_one_goes(layout, audio, which):
     one = layout.instances[0].process
 
     async def main():
-        load = asyncio.create_task(call_for(layout.url, audio, 9))
+        load = asyncio.create_task(call_for(layout.url, audio, 7))
         await asyncio.sleep(3)
         if which == "a server killed":
             layout.fast.process.kill()
