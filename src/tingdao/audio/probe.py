@@ -48,6 +48,11 @@ MOST_BLOCKS: Final = 64
 """Blocks of metadata."""
 BLOCKS: Final = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{n: 256 << n - 8 for n in range(8, 16)}}
 """Samples to a frame by their code; 6 and 7 are followed by the number in 8 or 16 bits."""
+BLOCK_BYTES: Final = (0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0)
+RATE_BYTES: Final = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 2, 0)
+"""What follows in the header, by the codes of block and rate."""
+NUMBER_BYTES: Final = (*[1] * 128, *[0] * 64, *[2] * 32, *[3] * 16, *[4] * 8, *[5] * 4, 6, 6, 7, 0)
+"""Of a number coded as in UTF-8, by the first; 0 is none."""
 SIZES: Final = {8: 1, 12: 2, 16: 4, 20: 5, 24: 6}
 """Codes of the bits a sample."""
 
@@ -178,29 +183,15 @@ def _frame(data: bytes, at: int, bits: int) -> tuple[int, int] | None:
     head = data[at : at + 16]
     if len(head) < 6:
         return None
-    block, rate = head[2] >> 4, head[2] & 15
-    channels, size = head[3] >> 4, head[3] >> 1 & 7
-    length = _coded_length(head[4])
-    if length is None or block == 0 or rate == 15 or channels > 10 or size == 3 or head[3] & 1:
+    block, rate, length = head[2] >> 4, head[2] & 15, NUMBER_BYTES[head[4]]
+    more = BLOCK_BYTES[block]
+    end = 4 + length + more + RATE_BYTES[rate]
+    if not length or not block or end >= len(head) or crc8.smbus(head[:end]) != head[end]:
         return None
-    end = 4 + length
-    more = {6: 1, 7: 2}.get(block, 0)
-    if end + more + {12: 1, 13: 2, 14: 2}.get(rate, 0) >= len(head):
-        return None
-    samples = BLOCKS.get(block) or int.from_bytes(head[end : end + more], "big") + 1
-    end += more + {12: 1, 13: 2, 14: 2}.get(rate, 0)
-    if crc8.smbus(head[:end]) != head[end]:
-        return None
-    # Blocks of one length, numbered; 16 kHz and the bits as said in front, or said again.
-    if head[1] != 0xF8 or rate not in (0, 5) or channels or size not in (0, SIZES[bits]):
+    # Blocks of one length, numbered; mono, 16 kHz and the bits as said in front, or said again.
+    if head[1] != 0xF8 or rate not in (0, 5) or head[3] not in (0, SIZES[bits] << 1):
         return -1, 0
     number = head[4] if length == 1 else head[4] & (0x7F >> length)
     for byte in head[5 : 4 + length]:
         number = number << 6 | byte & 0x3F
-    return number, samples
-
-
-def _coded_length(first: int) -> int | None:
-    """Bytes of a number that is coded as in UTF-8, from the first of them."""
-    ones = next((place for place in range(8) if not first << place & 0x80), 8)
-    return None if ones in (1, 8) else max(1, ones)
+    return number, BLOCKS.get(block) or int.from_bytes(head[4 + length : 4 + length + more], "big") + 1
