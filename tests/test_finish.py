@@ -1,10 +1,14 @@
 """What happens to text between the engine and the caller, step after step and clip after clip."""
 
+import asyncio
+import threading
+
 import pytest
 
 from tingdao.errors import BadRequest
 from tingdao.settings import TextSettings, VocabularySettings
-from tingdao.text.finish import Finishing
+from tingdao.text.finish import Finishing, worked
+from tingdao.text.vocabulary import Vocabulary
 from tingdao.types import Options, Segment, Term
 
 
@@ -87,3 +91,28 @@ def test_lists_of_the_settings_are_expected_beside_a_requests_own_words():
 def test_a_list_that_is_always_expected_must_be_there():
     with pytest.raises(ValueError, match="always names the list 'x', which lists lacks"):
         VocabularySettings(always=["x"])
+
+
+def test_only_what_takes_time_goes_to_a_thread():
+    def light(text=None, vocabulary=None, **options):
+        finishing = Finishing(text or TextSettings(), vocabulary or VocabularySettings())
+        options = Options(**options)
+        assert finishing.finisher(options, Vocabulary(())).light == finishing.light(options)
+        return finishing.light(options)
+
+    assert light()
+    assert light(language="zh", context="Names.", words=True)
+    assert not light(terms=(Term("Tingdao"),))
+    assert not light(vocabularies=("team",))
+    assert not light(vocabulary=VocabularySettings(lists={"team": ["Tingdao"]}, always=["team"]))
+    assert not light(numbers=True)
+    assert not light(script="simplified")
+    assert not light(text=TextSettings(numbers=True))
+    assert light(text=TextSettings(numbers=True), numbers=False)
+
+    async def main():
+        here = threading.get_ident()
+        assert await worked(threading.get_ident, light=True) == here
+        assert await worked(threading.get_ident, light=False) != here
+
+    asyncio.run(main())

@@ -186,6 +186,14 @@ class TestWav:
         assert sent(of(np.full(16_000, 400), "<i2")) is None
         assert sent(of(np.full(16_000, -32_768), "<i2")).duration == 1.0
 
+    def test_an_odd_length_may_be_filled_up_or_not(self):
+        for more in (b"", b"\0"):
+            pcm = np.repeat(np.frombuffer(media.pcm(1), "<i2"), 2)[:16_001].astype("<i4") << 8
+            data = pcm.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+            assert len(data) % 2
+            assert sent(media.wav(data, bits=24, tail=more)).duration == 16_001 / 16_000
+            assert sent(media.wav(data, bits=24, tail=more + b"\0\0")) is None
+
     def test_many_chunks_take_no_time(self):
         body = b"WAVE" + b"JUNK\0\0\0\0" * 200_000
         began = time.process_time()

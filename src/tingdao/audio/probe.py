@@ -80,11 +80,11 @@ def _wav(data: bytes) -> int | None:
         return None
     form, audio, at = None, None, 12
     for _ in range(MOST_CHUNKS):
-        if at == len(data):
+        if at >= len(data):
             break
         name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body, at = memoryview(data)[at + 8 : at + 8 + size], at + 8 + size + size % 2
-        if at > len(data):
+        if len(body) < size:
             return None
         if name == b"fmt " and form is None:
             form = _format(bytes(body))
@@ -92,7 +92,8 @@ def _wav(data: bytes) -> int | None:
             audio = body
         elif name not in CHUNKS and not (name == b"LIST" and bytes(body[:4]) in LISTS):
             return None
-    if at < len(data) or not form or not audio or len(audio) % (form[1] // 8):
+    # What is odd in length is filled up, which some forget at the end.
+    if not 0 <= at - len(data) <= 1 or not form or not audio or len(audio) % (form[1] // 8):
         return None
     kind, bits = form
     return len(audio) * 8 // bits if _is_loud(audio, kind, bits) else None

@@ -9,7 +9,6 @@ repaired, and no text at all, goes through the pipeline from the beginning, wher
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import numpy as np
@@ -19,7 +18,7 @@ from tingdao.engines.base import Ask, Engine, Recognition
 from tingdao.pipeline.clip import asked
 from tingdao.pipeline.segments import segments_of
 from tingdao.pipeline.transcribe import question_of, transcript_of
-from tingdao.text.finish import Finisher
+from tingdao.text.finish import Finisher, worked
 from tingdao.text.leak import leaked
 from tingdao.turns import Lane
 from tingdao.types import SAMPLE_RATE, Clip, Options, Segment, Sent, Transcript, Usage
@@ -45,7 +44,7 @@ async def pass_on(
     segments = _standing(recognition, ask, options.languages, sent.duration)
     if segments is None:
         return None, recognition.usage
-    finished = await asyncio.to_thread(_finished, finisher, segments)
+    finished = await worked(_finished, finisher, segments, light=finisher.light)
     return transcript_of(finished, sent.duration, engine.card, recognition.usage, hinted), recognition.usage
 
 

@@ -8,7 +8,6 @@ Here it is decided which model a recording gets, and that the next one tries whe
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -30,7 +29,7 @@ from tingdao.observe import Metrics, during, figures
 from tingdao.pipeline.load import Load
 from tingdao.pipeline.passing import needs_samples, pass_on
 from tingdao.pipeline.transcribe import Transcriber
-from tingdao.text.finish import Finishing
+from tingdao.text.finish import Finishing, worked
 from tingdao.text.vocabulary import Vocabulary
 from tingdao.turns import Lane
 from tingdao.types import SAMPLE_RATE, Event, Opening, Options, Progress, Segment, Sent, Transcript, Usage
@@ -99,7 +98,7 @@ class Service:
         # What is wrong with the request is known before any work.
         if not self.registry.leaves_choice(model):
             caller.get().allowed([self.registry.resolve(model)])
-        vocabulary = await asyncio.to_thread(self.finishing.vocabulary, options)
+        vocabulary = await worked(self.finishing.vocabulary, options, light=self.finishing.light(options))
         spent = Usage()
         if sent := self._sent(source, options):
             yield Progress(0.0, sent.duration, decoded=True)
@@ -154,7 +153,7 @@ class Service:
             engine, lane = await held.enter_async_context(self._leased(model))
             options = _with_languages(options, engine.card.languages)
             aligner = await self._aligner(held, engine.card, options)
-            finisher = await asyncio.to_thread(self.finishing.finisher, options, vocabulary)
+            finisher = await worked(self.finishing.finisher, options, vocabulary, light=self.finishing.light(options))
             async with aclosing(self.transcriber.run(spool, engine, lane, options, finisher, aligner)) as events:
                 async for event in events:
                     yield event
@@ -175,7 +174,9 @@ class Service:
         try:
             async with self._leased(name) as (engine, lane):
                 options = _with_languages(options, engine.card.languages)
-                finisher = await asyncio.to_thread(self.finishing.finisher, options, vocabulary)
+                finisher = await worked(
+                    self.finishing.finisher, options, vocabulary, light=self.finishing.light(options)
+                )
                 return await pass_on(sent, engine, lane, options, finisher)
         except (NotTaken, EngineFailed, ModelUnavailable) as error:
             log.info("not recognised as it was sent", extra={"model": name, "reason": str(error)})

@@ -22,7 +22,7 @@ from tingdao.audio.spool import Spool
 from tingdao.engines.base import Ask, Engine, ModelCard
 from tingdao.errors import UnsupportedOption
 from tingdao.pipeline.clip import Heard, Listener
-from tingdao.text.finish import Finisher
+from tingdao.text.finish import Finisher, worked
 from tingdao.text.vocabulary import Vocabulary
 from tingdao.turns import Lane
 from tingdao.types import SAMPLE_RATE, Event, Options, Progress, Segment, Transcript, Usage
@@ -81,7 +81,7 @@ class Transcriber:
                     heard = await task
                     at_work.popleft()
                     usage += heard.usage
-                    ready = await asyncio.to_thread(finisher.clip, heard.segments)
+                    ready = await worked(finisher.clip, heard.segments, light=finisher.light)
                     if at_work:
                         ready += finisher.rest((at_work[0][0].start - span.end) / SAMPLE_RATE)
                     for segment in ready:

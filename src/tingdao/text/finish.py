@@ -9,7 +9,10 @@ text goes through here, whatever the engine can do itself.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar, TypeVarTuple
 
 from tingdao.errors import BadRequest, SetupError, UnsupportedOption
 from tingdao.settings import TermSettings, TextSettings, VocabularySettings
@@ -21,6 +24,14 @@ from tingdao.text.script import check_installed, in_script
 from tingdao.text.vocabulary import Vocabulary, corrected
 from tingdao.types import Opening, Options, Script, Segment, Term
 
+Given = TypeVarTuple("Given")
+Made = TypeVar("Made")
+
+
+async def worked(work: Callable[[*Given], Made], *args: *Given, light: bool) -> Made:
+    """What comes of work: at once where it is light, else on a thread, which takes longer to begin than light work."""
+    return work(*args) if light else await asyncio.to_thread(work, *args)
+
 
 @dataclass(slots=True)
 class Finisher:
@@ -28,12 +39,14 @@ class Finisher:
 
     The last segment of a clip is held back until the next clip is there: only then it is known whether its sentence
     goes on. `clip` and `rest` compute, for milliseconds, or longer with a punctuation model.
+    light: whether they take microseconds, as `Finishing.light`.
     """
 
     vocabulary: Vocabulary
     punctuator: Punctuator | None
     numbers: Numbers | None
     script: Script | None
+    light: bool = False
     _held: Segment | None = field(default=None, init=False)
 
     def clip(self, segments: list[Segment]) -> list[Segment]:
@@ -122,7 +135,14 @@ class Finishing:
         numbers = self._text.numbers if options.numbers is None else options.numbers
         if numbers and self._numbers is None:
             self._numbers = Numbers()
-        return Finisher(vocabulary, self._punctuator, self._numbers if numbers else None, script)
+        writer = self._numbers if numbers else None
+        return Finisher(vocabulary, self._punctuator, writer, script, light=self.light(options))
+
+    def light(self, options: Options) -> bool:
+        """Whether all that is done here for these options takes microseconds: nothing but sentences are joined."""
+        numbers = self._text.numbers if options.numbers is None else options.numbers
+        expected = options.terms or options.vocabularies or self._always
+        return not (expected or numbers or options.script or self._text.script or self._punctuator)
 
     def _terms(self, options: Options) -> tuple[Term, ...]:
         """The request's own terms first, then those of the lists; each word once."""
