@@ -138,7 +138,7 @@ class TestWav:
         body = b"WAVEfmt " + struct.pack("<I", 40) + fmt + guid + beside + b"data" + struct.pack("<I", len(pcm)) + pcm
         for more in (b"", beside, b"fact" + struct.pack("<II", 4, 1)):
             assert sent(b"RIFF" + struct.pack("<I", len(body + more)) + body + more).duration == 1.0
-        for more in (b"x", b"id3 \0\0\0\0", b"data\0\0\0\0", beside[:-1], b"LIST\4\0\0\0wavl", bytes(200)):
+        for more in (b"x", b"id3 \0\0\0\0", b"data\0\0\0\0", beside[:-2], b"LIST\4\0\0\0wavl", bytes(200)):
             assert sent(b"RIFF" + struct.pack("<I", len(body + more)) + body + more) is None, more
         adpcm = body.replace(struct.pack("<H", 1) + probe.SUBFORMAT, struct.pack("<H", 2) + probe.SUBFORMAT)
         assert sent(b"RIFF" + struct.pack("<I", len(adpcm)) + adpcm) is None
