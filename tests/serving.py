@@ -10,7 +10,7 @@ import numpy as np
 
 from tingdao.engines.canary import recording
 from tingdao.engines.vllm.engine import VllmEngine
-from tingdao.engines.vllm.fleet import system_lookup
+from tingdao.engines.vllm.roster import system_lookup
 from tingdao.settings import VllmSettings
 from tingdao.types import Clip
 

@@ -8,9 +8,13 @@ from tingdao import app, errors
 def test_openapi_lists_every_route_that_speaks_json(client):
     document = client.get("/openapi.json").json()
     assert set(document["paths"]) == {
+        "/admin/add-server",
+        "/admin/drain-server",
         "/admin/keys",
         "/admin/load-model",
         "/admin/reload-model",
+        "/admin/remove-server",
+        "/admin/resume-server",
         "/admin/status",
         "/admin/unload-model",
         "/api/v1/tickets",

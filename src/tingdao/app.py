@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import tingdao
-from tingdao.api import accounts, admin, chat, native, openai, ready
+from tingdao.api import accounts, admin, chat, native, openai, ready, servers
 from tingdao.api.access import RATE_HEADERS, Access
 from tingdao.api.admission import Admission
 from tingdao.api.edge import Edge, answer
@@ -240,11 +240,12 @@ def _vllm_offer(settings: VllmSettings) -> Offer[Engine]:
     offer = Offer(
         settings.name,
         partial(VllmEngine, settings),
-        recipe=settings,
+        recipe=settings.model_copy(update={"upstreams": ()}),
         alone=bool(settings.serve),
         open=VllmEngine.open,
         trouble=lambda engine: engine.trouble,
         servers=lambda engine: engine.fleet,
+        adopt=lambda engine: engine.fleet.follow(settings.upstreams),
     )
     return cast("Offer[Engine]", offer)
 
@@ -314,6 +315,7 @@ def create_app(
     )
     api.include_router(accounts.router(access))
     api.include_router(admin.router(service, journal, settings.state_dir))
+    api.include_router(servers.router(service.registry))
     api.include_router(native.router(service))
     api.include_router(ready.router(service, admission))
     api.include_router(openai.router(service))

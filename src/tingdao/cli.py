@@ -1,4 +1,4 @@
-"""The command line: serve · transcribe · download · convert · check · eval · bench · keys · reload.
+"""The command line: serve · transcribe · download · convert · check · eval · bench · keys · servers · reload.
 
 Everything heavy is imported inside the command that needs it, so that `tingdao --help` answers at once.
 Exit codes: 0 all done, 1 some recordings failed, 2 wrong usage or set-up.
@@ -23,6 +23,7 @@ from tingdao.commands.bench import bench
 from tingdao.commands.evaluate import evaluate
 from tingdao.commands.keys import keys
 from tingdao.commands.models import convert, download
+from tingdao.commands.servers import servers
 from tingdao.commands.setup import given, model_options, read_settings, stop
 from tingdao.errors import BadRequest, SetupError, TingdaoError
 
@@ -39,7 +40,7 @@ def main() -> None:
     """Tingdao (听到): a recording in, the right transcript out."""
 
 
-for command in (bench, convert, download, evaluate, keys):
+for command in (bench, convert, download, evaluate, keys, servers):
     main.add_command(command)
 
 

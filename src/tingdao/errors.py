@@ -182,6 +182,12 @@ class ModelNotFound(NotFound):
     code, number = "model_not_found", 40401
 
 
+class ServerNotFound(NotFound):
+    """The model has no server of this name; only operators see this."""
+
+    code, number = "server_not_found", 40402
+
+
 class MethodNotAllowed(TingdaoError):
     """The path exists, with another method."""
 

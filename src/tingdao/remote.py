@@ -16,9 +16,9 @@ TICK_SECONDS = 1.0
 
 
 async def ask(
-    url: str, path: str, body: dict[str, Any], key: str | None, waiting: Callable[[float], None]
+    url: str, path: str, body: dict[str, Any] | None, key: str | None, waiting: Callable[[float], None]
 ) -> dict[str, Any]:
-    """Post to a service and wait for as long as it takes; its answer.
+    """Post to a service, or get where there is no body, and wait for as long as it takes; its answer.
 
     waiting: told every second how many have passed.
     Raises SetupError when there is no service, or with what it answers.
@@ -27,7 +27,7 @@ async def ask(
     timeout = httpx2.Timeout(None, connect=CONNECT_SECONDS)
     # No proxy from the environment: the service is near, and its key is for nobody else.
     async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=False) as client:
-        request = asyncio.ensure_future(client.post(path, json=body))
+        request = asyncio.ensure_future(client.get(path) if body is None else client.post(path, json=body))
         begun = time.monotonic()
         try:
             while not (await asyncio.wait({request}, timeout=TICK_SECONDS))[0]:

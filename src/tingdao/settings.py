@@ -65,15 +65,15 @@ Dtype = Annotated[
 
 Allowed = Annotated[AllowedHost, BeforeValidator(lambda entry: AllowedHost.parse(str(entry)))]
 
-Upstream = Annotated[str, BeforeValidator(lambda text: _upstream(str(text)))]
+Upstream = Annotated[str, BeforeValidator(lambda text: server_url(str(text)))]
 
 Requests = Annotated[Rate | None, BeforeValidator(lambda text: text and Rate.requests(text))]
 Audio = Annotated[Rate | None, BeforeValidator(lambda text: text and Rate.audio(text))]
 Quota = Annotated[Rate | None, BeforeValidator(lambda text: text and Rate.quota(text))]
 
 
-def _upstream(text: str) -> str:
-    """A server's URL without what follows the port or folder. Raises ValueError."""
+def server_url(text: str) -> str:
+    """A vLLM server's URL without what follows the port or folder. Raises ValueError."""
     parts = urlsplit(text)
     plain = not (parts.query or parts.fragment or parts.username or re.search(r"\s", text))
     if parts.scheme not in {"http", "https"} or not parts.hostname or not plain:

@@ -1,7 +1,7 @@
 """What operators do while the service runs: `GET /admin/status`, and `POST /admin/…-model` to reload, load and unload.
 
 Who is an operator is decided before anything gets here (`api.access`). Models are named as requests name them, and
-only what the settings offer can be loaded.
+only what the settings offer can be loaded. What is done about servers is in `api.servers`.
 """
 
 from __future__ import annotations
@@ -11,33 +11,24 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field
 
 import tingdao
+from tingdao.api.choice import ModelChoice, body_of, read
 from tingdao.api.edge import CHANGING, OpenAIError, errors_of
-from tingdao.engines import memory, servers
-from tingdao.engines.base import Ability
+from tingdao.api.servers import ServerStatus
+from tingdao.engines import memory
 from tingdao.engines.registry import ModelState
 from tingdao.engines.slot import State
-from tingdao.errors import BadRequest, ReloadFailed, SetupError, TooLarge
+from tingdao.errors import ReloadFailed, SetupError
 from tingdao.observe import Figures, Journal
 from tingdao.pipeline.service import Service
 
-MOST_BYTES = 4096
-"""Of a request: there is no more to say than a name."""
 MOST_REQUESTS = 100
 """Requests that the status shows."""
-
-
-class ModelChoice(BaseModel):
-    """Which model."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str | None = Field(None, description="Model name; left out: the default model.", examples=["default"])
 
 
 class Changed(BaseModel):
@@ -46,25 +37,6 @@ class Changed(BaseModel):
     status: Literal["reloaded", "loaded", "unloaded"]
     model: str
     seconds: float = Field(description="How long it took.")
-
-
-class ServerStatus(BaseModel):
-    """One server of a model now."""
-
-    server: str = Field(description="Its URL, with the address where the name has several.")
-    state: servers.State = Field(description="`draining`: no new calls, by an operator's wish; `leaving`: for good.")
-    since: float | None = Field(description="Of the state, in seconds of the epoch.")
-    reason: str | None = Field(description="Why it is not up.")
-    version: str | None = Field(description="Of vLLM; like the next three, known once it was connected to.")
-    model: str | None = Field(description="Name under which it serves the model.")
-    context_length: int | None = Field(description="Tokens that it takes at once.")
-    can: list[Ability]
-    calls: int = Field(description="Clips at work there, sent from here.")
-    outstanding_s: float = Field(description="Seconds of audio that they count for.")
-    pace: float | None = Field(description="Seconds that a second of audio took lately, waiting included.")
-    audio_s: float = Field(description="Audio that it answered.")
-    failed: int = Field(description="Calls that failed through its fault.")
-    moved: int = Field(description="Calls that were taken off it, since it went down or fell silent.")
 
 
 class ModelStatus(BaseModel):
@@ -149,7 +121,7 @@ def router(service: Service, journal: Journal, folder: Path) -> APIRouter:
     """The routes of the operators. folder: the state folder."""
     routes = APIRouter(prefix="/admin", tags=["operators"], responses=errors_of(OpenAIError, CHANGING))
     registry = service.registry
-    began = time.monotonic()
+    began, body = time.monotonic(), body_of(ModelChoice, required=False)
 
     @routes.get("/status", summary="What goes on", response_model=Status)
     async def status() -> Status:
@@ -177,17 +149,15 @@ def router(service: Service, journal: Journal, folder: Path) -> APIRouter:
             troubles=[TroubleStatus(**asdict(each)) for each in reversed(journal.troubles)],
         )
 
-    @routes.post("/reload-model", summary="Load a model anew while it serves", response_model=Changed, **_BODY)
+    @routes.post("/reload-model", summary="Load a model anew while it serves", response_model=Changed, **body)
     async def reload(request: Request) -> Changed:
         return await _changed(request, "reloaded", registry.reload)
 
-    @routes.post("/load-model", summary="Load a model now", response_model=Changed, **_BODY)
+    @routes.post("/load-model", summary="Load a model now", response_model=Changed, **body)
     async def load(request: Request) -> Changed:
         return await _changed(request, "loaded", registry.load)
 
-    @routes.post(
-        "/unload-model", summary="Free a model's memory until it is asked for", response_model=Changed, **_BODY
-    )
+    @routes.post("/unload-model", summary="Free a model's memory until it is asked for", response_model=Changed, **body)
     async def unload(request: Request) -> Changed:
         return await _changed(request, "unloaded", registry.unload)
 
@@ -196,7 +166,7 @@ def router(service: Service, journal: Journal, folder: Path) -> APIRouter:
         status: Literal["reloaded", "loaded", "unloaded"],
         change: Callable[[str], Awaitable[ModelState]],
     ) -> Changed:
-        name = registry.resolve((await _choice(request)).model)
+        name = registry.resolve((await read(request, ModelChoice)).model)
         begun = time.monotonic()
         try:
             await change(name)
@@ -207,22 +177,6 @@ def router(service: Service, journal: Journal, folder: Path) -> APIRouter:
         return Changed(status=status, model=name, seconds=round(time.monotonic() - begun, 2))
 
     return routes
-
-
-async def _choice(request: Request) -> ModelChoice:
-    """The body of a request, which may be empty. Raises TooLarge, BadRequest."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BYTES:
-            raise TooLarge(f"The request is larger than {MOST_BYTES} bytes.")
-    try:
-        return ModelChoice.model_validate_json(bytes(body)) if body else ModelChoice()
-    except ValidationError as error:
-        why = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise BadRequest(
-            f'The request is wrong ({why}). Send nothing, or {{"model": "NAME"}}.', param="model"
-        ) from None
 
 
 def _request(each: Figures) -> RequestStatus:
@@ -251,29 +205,5 @@ def _model(state: ModelState, *, default: bool) -> ModelStatus:
         waiting=state.waiting,
         retiring=state.retiring,
         memory_bytes=state.memory or None,
-        servers=[_server(server) for server in state.servers],
+        servers=[ServerStatus.of(server) for server in state.servers],
     )
-
-
-def _server(server: servers.Server) -> ServerStatus:
-    return ServerStatus(
-        server=server.name,
-        state=server.state,
-        since=server.since,
-        reason=server.reason,
-        version=server.version,
-        model=server.model,
-        context_length=server.length,
-        can=sorted(server.can),
-        calls=server.calls,
-        outstanding_s=round(server.outstanding, 1),
-        pace=round(server.pace, 4) if server.pace is not None else None,
-        audio_s=round(server.audio, 1),
-        failed=server.failed,
-        moved=server.moved,
-    )
-
-
-_BODY: dict[str, Any] = {
-    "openapi_extra": {"requestBody": {"content": {"application/json": {"schema": ModelChoice.model_json_schema()}}}}
-}

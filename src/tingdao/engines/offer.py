@@ -42,6 +42,8 @@ class Offer(Generic[ModelT]):
     trouble: why a loaded model cannot work now, or how far it is while it opens, in words for the operator; None while
         it can.
     servers: those that a loaded model runs on; None for models that run here.
+    adopt: lets a loaded model of the same recipe take up what else new settings say. Raises SetupError; then the model
+    is as before.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Offer(Generic[ModelT]):
     open: Callable[[ModelT], Awaitable[None]] | None = None
     trouble: Callable[[ModelT], str | None] = lambda _: None
     servers: Callable[[ModelT], Servers] | None = None
+    adopt: Callable[[ModelT], Awaitable[None]] | None = None
 
 
 @dataclass(eq=False, slots=True)

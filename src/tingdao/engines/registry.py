@@ -30,9 +30,9 @@ from tingdao.engines import canary, routing
 from tingdao.engines.base import Ask, Engine, ModelCard, Partial, Recognition
 from tingdao.engines.offer import Offer
 from tingdao.engines.routing import Load
-from tingdao.engines.servers import Server
+from tingdao.engines.servers import Change, Server
 from tingdao.engines.slot import Slot, State
-from tingdao.errors import Conflict, EngineFailed, ModelNotFound, SetupError
+from tingdao.errors import BadRequest, Conflict, EngineFailed, ModelNotFound, SetupError
 from tingdao.settings import ModelsSettings, Route, RoutingSettings
 from tingdao.turns import Turns
 from tingdao.types import Clip
@@ -205,6 +205,22 @@ class Registry:
         """Free a model's memory until the next request for it. Raises ModelNotFound, Conflict while it is in use."""
         return await self._change(name, Slot.unload)
 
+    async def change_server(self, name: str | None, what: Change, server: str) -> ModelState:
+        """Change the servers of a model; see `Servers.change`.
+
+        Raises ModelNotFound, BadRequest, ServerNotFound, Conflict while models are being changed.
+        """
+        slot = self._served[self.resolve(name)].slot
+        if slot.offer.servers is None:
+            raise BadRequest(f"The model {slot.name!r} runs in this service and has no servers.", param="model")
+        servers = slot.servers
+        if servers is None:
+            raise Conflict(f"The model {slot.name!r} is not loaded, so nothing is known of its servers.")
+        with self._alone():
+            known = servers.change(what, server)
+        await known
+        return self.state(slot.name)
+
     async def update(
         self,
         offers: Sequence[Offer[Engine]],
@@ -243,7 +259,8 @@ class Registry:
                     await self._take_up(offer, keep=name in plan.kept)
                 except SetupError as error:
                     problems.append(str(error))
-            if self._served[plan.default].slot.down and self._served[self.default].slot.model:
+            other = plan.default != self.default
+            if other and self._served[plan.default].slot.down and self._served[self.default].slot.model:
                 problems.append(f"{self.default} stays the default model, since {plan.default} is not there.")
                 plan = plan.with_default(self.default, self._plan.offers[self.default])
             self._adopt(plan)
@@ -260,7 +277,12 @@ class Registry:
             if keep or slot.model or slot.state == "loading":
                 await slot.replace(offer)
             slot.offer = offer
-        elif keep:
+            return
+        if slot.model and offer.adopt:
+            async with slot.lease() as model:
+                await offer.adopt(model)
+        slot.offer = offer
+        if keep:
             await slot.load()
 
     def _adopt(self, plan: _Plan) -> None:

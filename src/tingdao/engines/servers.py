@@ -6,6 +6,7 @@ connecting ─► up ⇄ down        draining: takes no new calls, by an operato
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -48,4 +49,12 @@ class Servers(Protocol):
 
     def states(self) -> list[Server]:
         """Each of them now."""
+        ...
+
+    def change(self, what: Change, server: str) -> Awaitable[object]:
+        """Add the servers of a URL; or drain, resume or remove one by its name, or all of a URL.
+
+        What it gives is over when it is known how they are, or after a while.
+        Raises BadRequest for what is no URL, ServerNotFound.
+        """
         ...

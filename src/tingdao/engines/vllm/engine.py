@@ -23,8 +23,10 @@ from tingdao.engines.qwen.answer import TAG, AnswerReader, hears_nothing, openin
 from tingdao.engines.qwen.dialogue import answer_budget
 from tingdao.engines.vllm.child import Child
 from tingdao.engines.vllm.client import Address
-from tingdao.engines.vllm.fleet import Facts, Fleet, Lookup, examine, resolve, room, system_lookup
+from tingdao.engines.vllm.examine import Facts, examine, room
+from tingdao.engines.vllm.fleet import Fleet
 from tingdao.engines.vllm.prompt import Encoding, Question, plain
+from tingdao.engines.vllm.roster import Lookup, resolve, system_lookup
 from tingdao.engines.vllm.upstreams import Call, Moved, NoneUp, Upstream
 from tingdao.engines.vllm.wire import Broken, Busy, Misfit, Piece, Refused, Unreachable, UpstreamError, Wire
 from tingdao.errors import (

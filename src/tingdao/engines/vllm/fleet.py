@@ -10,26 +10,21 @@ server of its own; one that the name no longer leads to gets no new calls.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
+from itertools import chain
 
 from tingdao.engines import canary
-from tingdao.engines.base import Ability, Ask
-from tingdao.engines.qwen.answer import opening, parse
-from tingdao.engines.qwen.dialogue import HOP, TOKENS_PER_SECOND, audio_tokens
-from tingdao.engines.servers import Server
+from tingdao.engines.servers import Change, Server
 from tingdao.engines.vllm.client import Address
-from tingdao.engines.vllm.prompt import Question
+from tingdao.engines.vllm.examine import Facts, examine, limit, sing
+from tingdao.engines.vllm.roster import Lookup, Roster, resolve, system_lookup
 from tingdao.engines.vllm.upstreams import OVERHEAD, Upstream, Upstreams
-from tingdao.engines.vllm.wire import Broken, Busy, Identity, Misfit, UpstreamError, Wire
-from tingdao.settings import VllmSettings
-from tingdao.types import SAMPLE_RATE
+from tingdao.engines.vllm.wire import Busy, UpstreamError, Wire
+from tingdao.errors import BadRequest, ServerNotFound, SetupError
+from tingdao.settings import VllmSettings, server_url
 
 log = logging.getLogger(__name__)
 
@@ -39,106 +34,6 @@ LIFE_SECONDS, LIFE_MISSES = 1.0, 2
 """How often a server must give a sign of life; and how many may be missing."""
 LIFE_LIMIT = 1.5
 """How long it may take over one, in seconds."""
-CANARY_TOKENS = 48
-CLIP_LIMIT = 1200.0
-"""Seconds that the model takes in one piece."""
-SHORTEST_LIMIT = 10.0
-"""Seconds of a clip that a server must take at least."""
-FRAME_TOKENS = 64
-"""Tokens of the prompt beside context and audio, with some to spare."""
-SECOND_TOKENS = audio_tokens(SAMPLE_RATE // HOP) + TOKENS_PER_SECOND
-"""Tokens of a second of audio and its answer."""
-
-Lookup = Callable[[str, int], Awaitable[list[str]]]
-"""Host name and port → IP addresses. Raises OSError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What was found out about a server. can: as `ModelCard.can`."""
-
-    identity: Identity
-    can: frozenset[Ability]
-
-
-async def system_lookup(host: str, port: int) -> list[str]:
-    """Addresses of a name, of one family only: the two of one machine must not count as two servers."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    families = {family for family, *_ in found}
-    family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
-    return sorted({str(address[0]) for of, *_, address in found if of == family})
-
-
-async def examine(wire: Wire, address: Address, settings: VllmSettings) -> tuple[Facts, float, float]:
-    """Find out what a server is and whether it recognises. Raises UpstreamError.
-
-    Returns what it can, and how long the canary took and was silent, in seconds.
-    """
-    async with _limit(settings.canary_timeout_s):
-        identity = await wire.identify(address, settings.model)
-        if room(identity.length, settings.context_tokens)[1] < SHORTEST_LIMIT:
-            raise Misfit(f"It takes {identity.length} tokens at once: start it with a larger --max-model-len")
-        took, silent = await sing(wire, address, identity.model)
-        can: set[Ability] = {"stream", "context"}
-        if await _obeys(wire, address, identity.model):
-            can.add("force_language")
-    return Facts(identity, frozenset(can)), took, silent
-
-
-async def sing(wire: Wire, address: Address, model: str) -> tuple[float, float]:
-    """Let a server recognise the canary: seconds in all, and of silence at most. Raises UpstreamError."""
-    body = _song().body(model, "", CANARY_TOKENS)
-    began = last = time.monotonic()
-    said, silent = "", 0.0
-    async with aclosing(wire.ask(address, body)) as answered:
-        async for pieces in answered:
-            silent, last = max(silent, time.monotonic() - last), time.monotonic()
-            said += "".join(piece.text for piece in pieces)
-            if any(piece.finish == "length" for piece in pieces):
-                raise Broken("It finds no end on the canary recording: is its model Qwen3-ASR, and whole?")
-    if not parse(said, Ask())[0]:
-        raise Broken("It makes nothing of the canary recording: is its model Qwen3-ASR, and whole?")
-    return last - began, silent
-
-
-async def _obeys(wire: Wire, address: Address, model: str) -> bool:
-    """Whether a language can be forced: words put into the model's mouth are not said again, or refused."""
-    said = ""
-    try:
-        async with aclosing(
-            wire.ask(address, _song().body(model, opening(canary.LANGUAGE), CANARY_TOKENS))
-        ) as answered:
-            async for pieces in answered:
-                said += "".join(piece.text for piece in pieces)
-    except (Misfit, Busy, Broken):
-        raise
-    except UpstreamError:
-        return False
-    return bool(said.strip()) and not said.lstrip().startswith("language")
-
-
-def _song() -> Question:
-    return Question.of(canary.recording(), encoding="wav")
-
-
-def room(length: int | None, context_tokens: int) -> tuple[int, float]:
-    """(tokens of context, seconds of a clip) at most, where prompt and answer have `length` tokens together."""
-    if length is None:
-        return context_tokens, CLIP_LIMIT
-    context = min(context_tokens, length // 2)
-    return context, min(CLIP_LIMIT, (length - context - FRAME_TOKENS) / SECOND_TOKENS)
-
-
-@asynccontextmanager
-async def _limit(seconds: float) -> AsyncIterator[None]:
-    """A block that must be through in time. Raises Broken."""
-    try:
-        async with asyncio.timeout(seconds) as deadline:
-            yield
-    except TimeoutError:
-        if not deadline.expired():
-            raise
-        raise Broken(f"It did not answer within {seconds:g} s") from None
 
 
 class Fleet:
@@ -154,33 +49,34 @@ class Fleet:
         self.facts: dict[Upstream, Facts] = {}
         self._settings, self._wire, self._on_change, self._lookup = settings, wire, on_change, lookup
         self._addresses: dict[Upstream, Address] = {}
-        self._urls = dict.fromkeys(settings.upstreams)
-        self._renamed = asyncio.Event()
+        self._rosters = [Roster(settings.upstreams)]
+        self._drained: set[Address] = set()
+        self._resolved: set[str] = set()
         self._missing: dict[str, str] = {}
+        self._expected: dict[str, str] = {}
         self._coming: set[str] = set()
         self._leaving: list[Upstream] = []
         self._tasks: dict[object, asyncio.Task[None]] = {}
-        self._known = asyncio.Event()
+        self._renamed, self._news = asyncio.Event(), asyncio.Event()
 
     async def open(self) -> None:
         """Begin, and wait for a moment until a server is up or none can be for now."""
         self._tasks["resolve"] = asyncio.create_task(self._resolve())
         self._tasks["slow"] = asyncio.create_task(self._watch())
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.connect_timeout_s + self._settings.canary_timeout_s):
-                    await self._known.wait()
-            if self._known.is_set() or not self._coming:
-                return
+        while not await self._until(lambda: bool(self.upstreams.up) or not (self._coming or self._pending(self._urls))):
+            if not self._coming:
+                break
+        if self.trouble:
+            log.error("no upstream", extra={"reason": self.trouble})
 
     def add(self, url: str) -> None:
-        """Look after the servers that a URL leads to as well."""
-        self._urls[url] = None
+        """Look after a server that this service started as well."""
+        self._rosters[0].started[url] = None
         self._renamed.set()
 
     def remove(self, url: str) -> None:
-        """Let go of the servers that a URL leads to; what is in work there goes on."""
-        self._urls.pop(url, None)
+        """Let go of a server that this service started; what is in work there goes on."""
+        self._rosters[0].started.pop(url, None)
         self._missing.pop(url, None)
         self._renamed.set()
 
@@ -189,13 +85,61 @@ class Fleet:
 
         soon: whether it is under way, so that `open` waits for it.
         """
-        self._missing.pop(name, None)
+        self._expected.pop(name, None)
         self._coming.discard(name)
         if why:
-            self._missing[name] = why
+            self._expected[name] = why
         if why and soon:
             self._coming.add(name)
-        self._settle()
+        self._news.set()
+
+    async def follow(self, urls: tuple[str, ...]) -> None:
+        """Have the servers that new settings name. What operators added and removed ends; what they drained stays so.
+
+        Those that are no longer named leave when it is known how the new ones are. Raises SetupError when none of
+        these can be used while another one can; then all is as before.
+        """
+        before = self._rosters[0]
+        if urls == before.settings:
+            return
+        new = Roster(urls, before.started)
+        self._rosters = [new, before]
+        self._resolved.clear()
+        self._renamed.set()
+        try:
+            await self._until(lambda: not self._pending(new.urls))
+            if self.upstreams.up and not any(new.has(self._addresses[upstream]) for upstream in self.upstreams.up):
+                self._rosters = [before]
+                raise SetupError(f"The vLLM servers stay as they were, since of the new ones: {self._why(new)}")
+        finally:
+            self._rosters = self._rosters[:1]
+            self._follow(self._servers)
+
+    def change(self, what: Change, server: str) -> Awaitable[object]:
+        """As `Servers.change`. It holds until the settings name other servers, or the model is loaded anew."""
+        roster = self._rosters[0]
+        try:
+            server = server_url(server)
+        except ValueError as error:
+            if what == "add":
+                raise BadRequest(f"{error}.", param="server") from None
+        meant = {address for address in self._servers if server in {address.url, str(address)}}
+        if what != "add" and not meant and not (what == "remove" and server in roster.urls):
+            raise ServerNotFound(
+                f"There is no server {server[:200]!r} of {self._settings.name!r}. Servers: "
+                f"{', '.join(each.name for each in self.states()) or 'none'}.",
+                param="server",
+            )
+        if what == "add":
+            roster.add(server)
+            self._resolved.discard(server)
+            self._renamed.set()
+        elif what == "remove":
+            roster.remove(server)
+        if what != "add":
+            self._drained = self._drained | meant if what == "drain" else self._drained - meant
+        self._follow(self._servers)
+        return self._until(lambda: not self._pending([server]))
 
     async def close(self) -> None:
         """Look after them no more; all calls are taken off."""
@@ -212,14 +156,32 @@ class Fleet:
         """Why no server is up, in words; None while one is."""
         if self.upstreams.up:
             return None
-        reasons = [f"{each.name}: {each.reason or 'It has not answered yet'}" for each in self.upstreams.all.values()]
-        reasons += [f"{url}: {reason}" for url, reason in self._missing.items()]
-        return "No vLLM server can be used. " + ". ".join(reasons) + "."
+        return f"No vLLM server can be used. {self._why(*self._rosters)}"
+
+    def _why(self, *rosters: Roster) -> str:
+        """Why servers are not up."""
+        reasons = self._expected | {
+            upstream.name: upstream.reason or ("It is drained" if upstream.drained else "It has not answered yet")
+            for address, upstream in self._servers.items()
+            if any(roster.has(address) for roster in rosters)
+        }
+        reasons |= {url: self._missing[url] for roster in rosters for url in roster.urls if url in self._missing}
+        return " ".join(f"{name}: {reason}." for name, reason in reasons.items()) or "There is none."
+
+    @property
+    def _servers(self) -> dict[Address, Upstream]:
+        return {self._addresses[upstream]: upstream for upstream in self.upstreams.all.values()}
+
+    @property
+    def _urls(self) -> list[str]:
+        return list(dict.fromkeys(url for roster in self._rosters for url in roster.urls))
 
     def states(self) -> list[Server]:
         """What is known of each server now; those that leave are the last."""
-        found = {address.url for address in self._addresses.values()}
-        missing = {name: reason for name, reason in self._missing.items() if name not in found}
+        found = {address.url for address in self._servers}
+        missing = self._expected | {
+            url: self._missing[url] for url in self._urls if url in self._missing.keys() - found
+        }
         return [
             *(self._state(upstream) for upstream in self.upstreams.all.values()),
             *(Server(name, "connecting" if name in self._coming else "down", reason=missing[name]) for name in missing),
@@ -249,44 +211,78 @@ class Fleet:
         """Where a server is."""
         return self._addresses[upstream]
 
+    async def _until(self, come: Callable[[], bool]) -> bool:
+        """Wait for something to come about, as long as a server may take to be examined; whether it has."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.connect_timeout_s + self._settings.canary_timeout_s):
+                while not come():
+                    self._news.clear()
+                    await self._news.wait()
+        return come()
+
+    def _pending(self, names: Collection[str]) -> bool:
+        """Whether servers, by URL or name, are not known yet."""
+        unknown = set(self._urls) - self._resolved
+        connecting = [a for a, each in self._servers.items() if each.state == "connecting" and not each.drained]
+        return not unknown.isdisjoint(names) or any(a.url in names or str(a) in names for a in connecting)
+
     async def _resolve(self) -> None:
         """Keep the servers those that the URLs lead to."""
         while True:
             self._renamed.clear()
-            named: dict[Address, None] = {}
-            for url in list(self._urls):
-                try:
-                    found = await resolve(url, self._lookup)
-                except (OSError, UnicodeError) as error:  # the second: no host can have such a name
-                    self._missing[url] = f"The name cannot be looked up: {error}"
-                    log.warning("upstream not found", extra={"upstream": url, "reason": str(error)})
-                    # What it led to before goes on.
-                    found = [known for known in self.upstreams.all if isinstance(known, Address) and known.url == url]
-                else:
-                    self._missing.pop(url, None)
-                named |= dict.fromkeys(found)
-            self._follow(named)
-            self._settle()
+            urls = self._urls
+            self._follow(chain.from_iterable(await asyncio.gather(*(self._found(url) for url in urls))))
+            self._resolved = set(urls)
+            self._news.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.resolve_s):
                     await self._renamed.wait()
 
-    def _follow(self, named: dict[Address, None]) -> None:
-        """Take up new addresses, and let go of those that are no longer named."""
+    async def _found(self, url: str) -> list[Address]:
+        """Where a URL leads to; where it led to before, when that cannot be found out."""
+        try:
+            found = await resolve(url, self._lookup)
+        except (OSError, ValueError) as error:  # the second: no host can have such a name
+            self._missing[url] = f"The name cannot be looked up: {error}"
+            log.warning("upstream not found", extra={"upstream": url, "reason": str(error)})
+            return [known for known in self._servers if known.url == url]
+        self._missing.pop(url, None)
+        return found
+
+    def _follow(self, named: Iterable[Address]) -> None:
+        """Take up new addresses, let go of those that are no longer named, and drain and resume."""
+        wanted = {address: None for address in named if any(roster.has(address) for roster in self._rosters)}
         known = self.upstreams.all
-        for address in named:
+        for address in wanted:
             if address not in known:
                 upstream = known[address] = Upstream(str(address))
                 self._addresses[upstream] = address
-                self._tasks[upstream] = asyncio.create_task(self._tend(upstream), name=f"tend {address}")
-        for gone in [address for address in known if address not in named]:
+                self._tend_to(upstream)
+        for gone in [address for address in known if address not in wanted]:
             upstream = known.pop(gone)
             log.info("upstream no longer named", extra={"upstream": upstream.name, "calls": len(upstream.calls)})
             upstream.turn("leaving")
             self._leaving.append(upstream)
             self._tasks.pop(upstream).cancel()
+        self._part()
+        for address, upstream in self._servers.items():
+            if upstream.drained != (address in self._drained):
+                self._drain(upstream, drained=not upstream.drained)
         self._on_change()
         self.upstreams.changed()
+
+    def _drain(self, upstream: Upstream, *, drained: bool) -> None:
+        """Give a server no more calls; or again, once it is known what it is now."""
+        log.info("upstream drained" if drained else "upstream resumed", extra={"upstream": upstream.name})
+        upstream.drained, upstream.since = drained, time.monotonic()
+        if not drained:
+            upstream.turn("connecting")
+            upstream.again, upstream.downs = 0.0, 0
+            self._tasks[upstream].cancel()
+            self._tend_to(upstream)
+
+    def _tend_to(self, upstream: Upstream) -> None:
+        self._tasks[upstream] = asyncio.create_task(self._tend(upstream), name=f"tend {upstream.name}")
 
     async def _tend(self, upstream: Upstream) -> None:
         """Keep knowing how a server is."""
@@ -302,16 +298,19 @@ class Fleet:
         while True:
             now = time.monotonic()
             if upstream.state != "up":
-                if now >= upstream.again:
+                if now >= upstream.again and not upstream.drained:
                     await self._try(upstream)
                     misses, sung = 0, time.monotonic()
                 await asyncio.sleep(TICK)
                 continue
-            if not upstream.calls and now - max(sung, upstream.measured) > self._settings.canary_s:
+            if (
+                not (upstream.calls or upstream.drained)
+                and now - max(sung, upstream.measured) > self._settings.canary_s
+            ):
                 await self._sing(upstream)
                 sung = time.monotonic()
             try:
-                async with _limit(LIFE_LIMIT):
+                async with limit(LIFE_LIMIT):
                     await self._wire.lives(self._addresses[upstream])
                 misses = 0
             except UpstreamError as error:
@@ -338,12 +337,12 @@ class Fleet:
             | {"can": sorted(facts.can), "length": facts.identity.length, "canary_s": round(took, 3)},
         )
         self._on_change()
-        self._settle()
+        self._news.set()
 
     async def _sing(self, upstream: Upstream) -> None:
         """See whether a server that has nothing to do still recognises."""
         try:
-            async with _limit(self._settings.canary_timeout_s):
+            async with limit(self._settings.canary_timeout_s):
                 took, silent = await sing(self._wire, self._addresses[upstream], self.facts[upstream].identity.model)
         except Busy:
             return
@@ -356,17 +355,7 @@ class Fleet:
     def _lose(self, upstream: Upstream, reason: str) -> None:
         self.upstreams.lose(upstream, reason)
         self._on_change()
-        self._settle()
-
-    def _settle(self) -> None:
-        """Note when enough is known to begin."""
-        upstreams = self.upstreams.all.values()
-        found = {address.url for address in self.upstreams.all if isinstance(address, Address)}
-        unknown = self._coming or self._urls.keys() - found - self._missing.keys()
-        if self.upstreams.up or not (unknown or any(upstream.state != "down" for upstream in upstreams)):
-            if not self._known.is_set() and self.trouble:
-                log.error("no upstream", extra={"reason": self.trouble})
-            self._known.set()
+        self._news.set()
 
     async def _watch(self) -> None:
         """Move calls that hang."""
@@ -375,19 +364,11 @@ class Fleet:
             await asyncio.sleep(TICK)
             if time.monotonic() - before < 3 * TICK:  # else it is this process that was slow
                 self.upstreams.move_slow()
-            for gone in [upstream for upstream in self._leaving if not upstream.calls]:
-                self._leaving.remove(gone)
-                self.facts.pop(gone, None)
-                self._addresses.pop(gone, None)
+            self._part()
 
-
-async def resolve(url: str, lookup: Lookup = system_lookup) -> list[Address]:
-    """The addresses that a URL of the settings leads to. Raises OSError."""
-    parts = urlsplit(url)
-    assert parts.hostname
-    try:
-        ipaddress.ip_address(parts.hostname)
-    except ValueError:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        return [Address(url, ip) for ip in await lookup(parts.hostname, port)]
-    return [Address(url)]
+    def _part(self) -> None:
+        """Forget servers that leave and have nothing more to do."""
+        for gone in [upstream for upstream in self._leaving if not upstream.calls]:
+            self._leaving.remove(gone)
+            self.facts.pop(gone, None)
+            self._addresses.pop(gone, None)
