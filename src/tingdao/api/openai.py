@@ -5,7 +5,6 @@ Source: OpenAI's public API reference. Fields that cannot be honoured are refuse
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
@@ -19,6 +18,7 @@ from tingdao.api.edge import WORKING, OpenAIError, errors_of
 from tingdao.api.forms import form_schema, read_form
 from tingdao.api.options import OptionFields, options_of, vocabulary_of
 from tingdao.api.sse import EventStream
+from tingdao.cores import on_core
 from tingdao.engines.registry import ModelState
 from tingdao.errors import UnsupportedOption
 from tingdao.pipeline.service import Service
@@ -99,7 +99,7 @@ def router(service: Service) -> APIRouter:
                 return EventStream(_events(service.run(recording, fields.model, options)), stack.pop_all())
             transcript = await service.transcribe(recording, fields.model, options)
         # On a thread: the subtitles of ten hours take seconds to write.
-        return await asyncio.to_thread(_response, transcript, fields)
+        return await on_core(_response, transcript, fields)
 
     @routes.get("/models", summary="The models there are")
     async def models() -> dict[str, Any]:

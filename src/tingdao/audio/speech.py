@@ -13,7 +13,6 @@ This module does not know how audio is decoded, or what is said in it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tingdao.audio.silero import FRAME, Listener, Silero
+from tingdao.cores import on_core
 from tingdao.settings import AudioSettings
 from tingdao.types import SAMPLE_RATE
 
@@ -119,7 +119,7 @@ async def clips(recording: Samples, detector: SpeechDetector, limit_s: float) ->
     while not last:
         end = min(await recording.wait_for(done + STEP), done + STEP)
         last = end < done + STEP
-        for clip in await asyncio.to_thread(work, done, end):
+        for clip in await on_core(work, done, end):
             yield clip
         done = end
 

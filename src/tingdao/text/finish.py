@@ -9,11 +9,11 @@ text goes through here, whatever the engine can do itself.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, TypeVarTuple
 
+from tingdao.cores import on_core
 from tingdao.errors import BadRequest, SetupError, UnsupportedOption
 from tingdao.settings import TermSettings, TextSettings, VocabularySettings
 from tingdao.text.joins import Pauses, joined, settled
@@ -30,7 +30,7 @@ Made = TypeVar("Made")
 
 async def worked(work: Callable[[*Given], Made], *args: *Given, light: bool) -> Made:
     """What comes of work: at once where it is light, else on a thread, which takes longer to begin than light work."""
-    return work(*args) if light else await asyncio.to_thread(work, *args)
+    return work(*args) if light else await on_core(work, *args)
 
 
 @dataclass(slots=True)

@@ -15,7 +15,6 @@ All calls share one batch, and one thread owns the model (`batcher`). Torch and 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tingdao.cores import on_core
 from tingdao.engines.aligner import words as aligner_words
 from tingdao.engines.aligner.prompt import Job, Prompter
 from tingdao.engines.aligner.times import UNTIMED, Flag, Span, spans
@@ -120,7 +120,7 @@ class Aligner:
         Times never run backwards and lie within the clip. Raises UnsupportedOption for a language that it does not
         know or whose words need a package that is not installed, EngineFailed when the model fails.
         """
-        units = await asyncio.to_thread(aligner_words.split, text, language)
+        units = await on_core(aligner_words.split, text, language)
         timed = await self._times(clip.samples, units) if units else []
         shown = (text[unit.begin : unit.end] for unit in units)
         # The sum of two times may be a rounding error past the end.

@@ -17,6 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from tingdao import languages
+from tingdao.cores import on_core
 from tingdao.engines.base import Ability, Ask, Ended, ModelCard, NotTaken, Partial, Recognition
 from tingdao.engines.qwen import dialogue
 from tingdao.engines.qwen.answer import TAG, AnswerReader, hears_nothing, opening, parse
@@ -142,7 +143,7 @@ class VllmEngine:
     async def _tries(self, clip: Clip, ask: Ask, answer: Answer, gather: float = 0.0) -> AsyncGenerator[str, None]:
         """What is said, piece by piece, by one server or the next. gather: see `Wire.ask`."""
         self._check(clip, ask)
-        question = await asyncio.to_thread(Question.of, clip, ask.context, self._encoding)
+        question = await on_core(Question.of, clip, ask.context, self._encoding)
         tried: set[Upstream] = set()
         left = self._settings.retries
         deadline = asyncio.get_running_loop().time() + self._settings.timeout_s
