@@ -767,6 +767,9 @@ class TestNames:
                 assert (await engine.recognise(CLIP, Ask())).text == SAID
             async with engine_on(**named) as engine:
                 assert "certificate verify failed" in engine.trouble
+            named["upstreams"] = [f"https://files.internal.:{double.port}"]  # looked up as it is, and nowhere else
+            async with engine_on(**named, ca=pem) as engine:
+                assert engine.trouble is None
             named["upstreams"] = [f"https://other.internal:{double.port}"]
             async with engine_on(**named, ca=pem) as engine:
                 assert "certificate verify failed" in engine.trouble
@@ -828,6 +831,29 @@ class TestNames:
                 await asyncio.wait_for(engine.open(), 1)
                 assert "GPU 0: It ended." in engine.trouble
                 await engine.close()
+
+        run(main)
+
+    def test_ipv6_by_address_and_behind_a_name(self):
+        async def main():
+            asked = []
+
+            async def lookup(*what):
+                asked.append(what)
+                return ["::1"]
+
+            try:
+                double = await Double().start(host="::1")
+            except OSError:
+                pytest.skip("this machine has no IPv6, not even for itself")
+            urls = [f"http://[::1]:{double.port}", f"http://gpus.internal.:{double.port}"]
+            async with engine_on(upstreams=urls, lookup=lookup) as engine:
+                await until(lambda: len(engine.fleet.upstreams.up) == 2)
+                assert [each.name for each in engine.fleet.states()] == [urls[0], f"{urls[1]} (::1)"]
+                for _ in range(4):
+                    assert (await engine.recognise(CLIP, Ask())).text == SAID
+            assert set(asked) == {("gpus.internal.", double.port)}
+            await double.stop()
 
         run(main)
 

@@ -48,8 +48,8 @@ class Double:
         self._server = None
         self._open = set()
 
-    async def start(self, port=0, ssl=None):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=1 << 26, ssl=ssl)
+    async def start(self, port=0, ssl=None, host="127.0.0.1"):
+        self._server = await asyncio.start_server(self._serve, host, port, limit=1 << 26, ssl=ssl)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         return self

@@ -71,10 +71,11 @@ class _Target:
         parts = urlsplit(address.url)
         assert parts.hostname
         secure = parts.scheme == "https"
-        name = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
+        dialled = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
+        name = dialled.removesuffix(".")  # which keeps the search list out of look-ups, and is in no certificate
         host = f"[{name}]" if ":" in name else name
         return cls(
-            address.ip or name,
+            address.ip or dialled,
             parts.port or (443 if secure else 80),
             name if secure else None,
             f"{host}:{parts.port}" if parts.port else host,
