@@ -4,9 +4,10 @@
 
 The server is the double of the tests in a process of its own. It takes so long over an answer that the callers make
 `--rate` clips a second of 10 s each, however many they are: what is added is then not the wait for a full machine.
-"Bottleneck" is a double that hears one clip after another, at a pace that neither callers nor gateway come near. Direct
-callers send a ready FLAC in a data URL and read the stream; those of the engine give samples; those of the service
-upload a FLAC file. CPU is that of the process that does it (for the service with its decoders), per clip.
+"Bottleneck" is a double that hears one clip after another, at a pace that neither callers nor gateway come near.
+Direct callers send a ready FLAC in a data URL and read the stream; those of the engine give samples; those of the
+service upload a FLAC file, which is decoded and searched for speech, or passed on as it came. CPU is that of the
+process that does it (for the service with its decoders), per clip.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -200,7 +202,7 @@ async def measure(ask: Way, width: int, cpu: Callable[[], float], seconds: float
 class Ways:
     """The ways to one double: name -> (how to ask, CPU seconds so far of who does the work)."""
 
-    def __init__(self, upstream: str, front: str, pid: int) -> None:
+    def __init__(self, upstream: str, *services: tuple[str, int]) -> None:
         self.engine = VllmEngine(VllmSettings(upstreams=(upstream,), width=256, encoding=arguments.encoding))
         self._direct = Caller(
             upstream,
@@ -210,12 +212,15 @@ class Ways:
         )
         form = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="clip.flac"\r\n\r\n'.encode()
         form += flac(CLIP) + f"\r\n--{BOUNDARY}--\r\n".encode()
-        self._upload = Caller(front, "/api/v1/transcribe", f"multipart/form-data; boundary={BOUNDARY}", form)
+        self._uploads = [
+            Caller(url, "/api/v1/transcribe", f"multipart/form-data; boundary={BOUNDARY}", form) for url, _ in services
+        ]
         self.all: dict[str, tuple[Way, Callable[[], float]]] = {
             "direct": (self._direct, time.process_time),
             "engine": (self._recognise, time.process_time),
-            "service": (self._upload, lambda: cpu_of(pid)),
         }
+        for name, upload, (_, pid) in zip(("service", "as it came"), self._uploads, services, strict=True):
+            self.all[name] = upload, partial(cpu_of, pid)
 
     async def _recognise(self) -> None:
         assert (await self.engine.recognise(CLIP, Ask())).ended == "stop"
@@ -223,16 +228,27 @@ class Ways:
     async def close(self) -> None:
         """End all connections."""
         await self.engine.close()
-        self._direct.close()
-        self._upload.close()
+        for caller in (self._direct, *self._uploads):
+            caller.close()
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, **settings: float) -> AsyncIterator[Ways]:
+        """All ways to a double with these settings; the last service passes recordings on as they came."""
+        passes = {"TINGDAO_VLLM_PASS_THROUGH_S": "15"}
+        with double(**settings) as upstream, service(upstream) as plain, service(upstream, **passes) as passing:
+            ways = cls(upstream, plain, passing)
+            await ways.engine.open()
+            try:
+                yield ways
+            finally:
+                await ways.close()
 
 
 async def added(width: int) -> None:
     """Print what comes to the time of an answer, with so many callers."""
     latency = max(0.05, width / arguments.rate - 28 * arguments.gap)
-    with double(latency=latency, gap=arguments.gap) as upstream, service(upstream) as (front, pid):
-        ways = Ways(upstream, front, pid)
-        await ways.engine.open()
+    async with Ways.to(latency=latency, gap=arguments.gap) as ways:
         direct: Measured | None = None
         for name, (ask, cpu) in ways.all.items():
             found = await measure(ask, width, cpu, max(arguments.seconds, 1.5 * latency), latency)
@@ -242,7 +258,6 @@ async def added(width: int) -> None:
                 f"| {found.p99 - direct.p99:.0f} | {found.cpu:.1f} | {1000 / found.cpu:.0f} |",
                 flush=True,
             )
-        await ways.close()
 
 
 async def bottleneck(width: int = 32) -> None:
@@ -250,16 +265,13 @@ async def bottleneck(width: int = 32) -> None:
     print(
         f"\n| way, {width} callers, {arguments.capacity:g} clips/s at the server | clips/s | of direct |\n|---|---|---|"
     )
-    with double(speed=arguments.capacity * arguments.clip) as upstream, service(upstream) as (front, pid):
-        ways = Ways(upstream, front, pid)
-        await ways.engine.open()
+    async with Ways.to(speed=arguments.capacity * arguments.clip) as ways:
         rates: dict[str, list[float]] = {name: [] for name in ways.all}
         for _ in range(2):  # in turns
             for name, (ask, cpu) in ways.all.items():
                 rates[name].append((await measure(ask, width, cpu, arguments.seconds, 2.0)).rate)
         for name, found in rates.items():
             print(f"| {name} | {sum(found) / 2:.2f} | {sum(found) / sum(rates['direct']):.3f} |", flush=True)
-        await ways.close()
 
 
 def middle(step: Callable[[], object], clock: Callable[[], float] = time.thread_time) -> float:
