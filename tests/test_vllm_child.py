@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import asynccontextmanager
 
+import httpx2
 import pytest
 from click.testing import CliRunner
 
@@ -132,7 +133,7 @@ class TestLife:
 
         with caplog.at_level("INFO"):
             run(main)
-        told = [record.said for record in caplog.records if record.message == "vLLM starts" and "said" in vars(record)]
+        told = [record.said for record in caplog.records if record.message == "vLLM is starting"]
         assert any("50%" in line for line in told)
         assert not any(record.levelname == "ERROR" for record in caplog.records)
 
@@ -378,6 +379,26 @@ class TestService:
             began = time.monotonic()
             await registry.close()
             assert time.monotonic() - began < 3
+
+        run(main)
+
+    def test_health_says_how_far_it_is(self, tmp_path, command, fake):
+        fake(delay=60)
+        settings = self.settings(tmp_path, command, serve="some/model")
+
+        async def main():
+            service = app.build(settings)
+            transport = httpx2.ASGITransport(app.create_app(settings, service))
+            await service.start()
+            await until(lambda: "50%" in (service.registry.state().reason or ""))
+            async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
+                health = (await http.get("/health")).json()
+                status = (await http.get("/admin/status")).json()
+            assert health["status"] == "loading"
+            assert "vLLM: It is starting, " in health["notice"]
+            assert (status["models"][0]["state"], status["models"][0]["name"]) == ("loading", "qwen3-asr")
+            assert "50%" in status["models"][0]["reason"]
+            await service.close()
 
         run(main)
 

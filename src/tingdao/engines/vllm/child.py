@@ -127,7 +127,9 @@ class Child:
                 self._fleet.expect(self.name, state, soon=not self._tries)
                 if now - told > TOLD:
                     told = now
-                    log.info("vLLM starts", extra={"server": self.name, "seconds": round(now - began), "said": state})
+                    log.info(
+                        "vLLM is starting", extra={"server": self.name, "seconds": round(now - began), "said": state}
+                    )
             await asyncio.sleep(LOOK)
         await asyncio.sleep(LOOK)  # for its last words
         return f"It ended with code {process.returncode}{self._last(CAUSE)}"
