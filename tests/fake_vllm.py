@@ -45,7 +45,9 @@ async def main():
     engine = subprocess.Popen(["sleep", "600"])  # noqa: ASYNC220  it takes over how SIGTERM is taken
     if wanted["note"]:
         noted = {"pid": os.getpid(), "engine": engine.pid, "arguments": sys.argv[1:], "environment": dict(os.environ)}
-        (Path(wanted["note"]) / f"{os.getpid()}.json").write_text(json.dumps(noted))
+        note = Path(wanted["note"]) / f"{os.getpid()}.json"
+        note.with_suffix(".part").write_text(json.dumps(noted))
+        note.with_suffix(".part").rename(note)
     sys.stderr.write(
         "(APIServer pid=7) INFO 07-01 10:00:00 [api_server.py:12] vLLM API server\n"
         "\rLoading safetensors checkpoint shards:  50% Completed | 1/2\r"
