@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tingdao.engines.vllm import client as client_module
-from tingdao.engines.vllm.client import Address, Client, ConnectFailed, ConnectionBroke, _Target
+from tingdao.engines.vllm.client import Address, Client, ConnectFailed, ConnectionBroke
 
 
 def run(main):
@@ -86,13 +86,14 @@ def test_what_is_sent_and_one_connection_for_all_of_it():
             assert await whole(client, address) == (200, b"hi", 1)
             assert server.connections == 1
             port = address.url.split(":")[2].split("/")[0]
-            assert server.heads[1].split("\r\n")[:5] == [
-                "POST /at%20home/x HTTP/1.1",
+            request, *headers = server.heads[1].split("\r\n")
+            assert request == "POST /at%20home/x HTTP/1.1"
+            assert {
                 f"Host: gpus.internal:{port}",
                 "X-Mine: yes",
                 "Content-Type: application/json",
                 "Content-Length: 2",
-            ]
+            } <= {*headers}
 
     run(main)
 
@@ -102,8 +103,6 @@ def test_what_is_sent_and_one_connection_for_all_of_it():
     [
         [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"],
         [b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi"],
-        [OK + b"HTTP/1.1 200 OK\r\n"],  # more than was asked for
-        [OK, 0.05, b"HTTP/1.1 408 Request Timeout\r\n\r\n"],
         [OK, None],
         [b"HTTP/1.1 200 OK\r\n\r\nh", b"i", None],  # which ends with the connection
     ],
@@ -137,38 +136,38 @@ def test_one_that_was_idle_for_long_is_not_used_again(monkeypatch):
     [
         ([None], "the server closed it"),
         ([b"HTTP/1.1 200 OK\r\nContent-Le", None], "the server closed it"),
-        ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi", None], "the server closed it"),
-        ([CHUNKED + b"2\r\nhi\r\n", None], "the server closed it"),
-        ([CHUNKED + b"no number\r\n"], "not HTTP"),
-        ([b"SSH-2.0-OpenSSH\r\n"], "not HTTP"),
-        ([b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"], "not HTTP"),
-        ([b"HTTP/1.1 200 OK\r\n", *[b"X-Long: " + b"x" * 60_000 + b"\r\n"] * 9, 0.5], "more came"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi", None], "received 2 of 9 bytes"),
+        ([CHUNKED + b"2\r\nhi\r\n", None], "not completed"),
+        ([CHUNKED + b"no number\r\n"], "Invalid character in chunk size"),
+        ([b"SSH-2.0-OpenSSH\r\n"], "Bad status line"),
+        ([b"HTTP/1.1 200 OK\r\n", *[b"X-Long: " + b"x" * 60_000 + b"\r\n"] * 9, 0.5], "Got more than 8190 bytes"),
     ],
 )
 def test_what_is_no_whole_answer(script, why):
     async def main():
         async with talking(script) as (client, address, server):
             with pytest.raises(ConnectionBroke, match=why):
-                await whole(client, address)
+                await whole(client, address, b"{}")
             await asyncio.wait_for(server.gone.wait(), 1)
 
     run(main)
 
 
-def test_who_reads_too_late_does_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(client_module, "MOST_HELD_BYTES", 100_000)
-
+def test_who_reads_too_late_does_not_fill_the_memory():
     async def main():
-        async with talking([CHUNKED, *[b"4000\r\n" + b"x" * 0x4000 + b"\r\n"] * 90]) as (client, address, server):
-
-            async def slowly():
-                async with client.request("GET", address, "/x") as answer:
-                    await asyncio.wait_for(server.gone.wait(), 2)
-                    while await answer.read():
-                        pass
-
-            with pytest.raises(ConnectionBroke, match="more came"):
-                await slowly()
+        parts = 4000
+        async with talking([CHUNKED, *[b"4000\r\n" + b"x" * 0x4000 + b"\r\n"] * parts, b"0\r\n\r\n"]) as (
+            client,
+            address,
+            _,
+        ):
+            async with client.request("GET", address, "/x") as answer:
+                await asyncio.sleep(0.3)
+                first = len(await answer.read())
+                assert first < 2_000_000  # the rest waits at the server
+                while part := await answer.read():
+                    first += len(part)
+                assert first == parts * 0x4000
 
     run(main)
 
@@ -207,12 +206,11 @@ def test_who_leaves_closes_the_connection():
             asked.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asked
-            assert not client._open
 
     run(main)
 
 
-def test_nobody_there(monkeypatch):
+def test_nobody_there():
     async def main():
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
@@ -221,19 +219,25 @@ def test_nobody_there(monkeypatch):
         client = Client({}, ssl.create_default_context(), 1.0)
         with pytest.raises(ConnectFailed, match=r"refused|Connect call failed"):
             await whole(client, Address(f"http://127.0.0.1:{port}"))
+        await client.close()
 
-        async def never(*_, **__):
-            await asyncio.sleep(60)
-
-        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", never)
-        client = Client({}, ssl.create_default_context(), 0.05)
-        with pytest.raises(ConnectFailed, match=r"within 0\.05 s"):
-            await whole(client, Address("http://127.0.0.1:1"))
+        async with talking([60.0]) as (_, address, _server):
+            port = address.url.split(":")[2].split("/")[0]
+            client = Client({}, ssl.create_default_context(), 0.05)
+            with pytest.raises(ConnectFailed):  # it never says a word of TLS
+                await whole(client, Address(f"https://gpus.internal:{port}", "127.0.0.1"))
+            await client.close()
 
     run(main)
 
 
-def test_what_an_address_means():
-    assert _Target.of(Address("https://gpu1", "10.0.0.1")) == _Target("10.0.0.1", 443, "gpu1", "gpu1", "")
-    assert _Target.of(Address("http://[::1]:8000/a b")) == _Target("::1", 8000, None, "[::1]:8000", "/a%20b")
-    assert _Target.of(Address("https://bücher.example:8", "10.0.0.1")).host == "xn--bcher-kva.example:8"
+def test_names_are_sent_as_hosts_write_them():
+    async def main():
+        async with talking([OK], [OK]) as (client, address, server):
+            port = address.url.split(":")[2].split("/")[0]
+            await whole(client, Address(f"http://bücher.example:{port}", "127.0.0.1"))
+            await whole(client, Address(f"http://127.0.0.1:{port}/a b"))
+            assert f"Host: xn--bcher-kva.example:{port}" in server.heads[0]
+            assert server.heads[1].startswith("GET /a%20b/x HTTP/1.1")
+
+    run(main)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tingdao
-from tingdao.engines.vllm.client import Address, Client, ConnectFailed, Connection, ConnectionBroke
+from tingdao.engines.vllm.client import Address, Client, ConnectFailed, ConnectionBroke, Response
 from tingdao.errors import SetupError
 from tingdao.settings import VllmSettings
 
@@ -182,7 +182,7 @@ class Wire:
     @asynccontextmanager
     async def _request(
         self, method: str, address: Address, path: str, body: bytes | None = None
-    ) -> AsyncGenerator[Connection, None]:
+    ) -> AsyncGenerator[Response, None]:
         try:
             async with self._client.request(method, address, path, body) as answer:
                 yield answer
@@ -205,7 +205,7 @@ def _version(said: Any) -> str:  # noqa: ANN401  JSON
     return version
 
 
-async def _message(answer: Connection) -> str:
+async def _message(answer: Response) -> str:
     """The beginning of a short body."""
     body = b""
     while len(body) <= MOST_ERROR_BYTES and (came := await answer.read()):
