@@ -13,6 +13,7 @@ import time
 from contextlib import aclosing
 from pathlib import Path
 
+import aiohappyeyeballs
 import av
 import numpy as np
 import pytest
@@ -270,13 +271,14 @@ class TestAnswers:
         [("auto", "127.0.0.1", "wav"), ("auto", "10.1.2.3", "flac"), ("flac", "127.0.0.1", "flac")],
     )
     def test_clips_are_compressed_where_bytes_have_a_way_to_go(self, chosen, address, kind, monkeypatch):
-        real = asyncio.BaseEventLoop.create_connection
+        real = aiohappyeyeballs.start_connection
 
-        def connect(loop, factory, host, *where, **how):
+        async def connect(addr_infos, **how):
+            ((*kind, (host, port)),) = addr_infos
             assert host == address
-            return real(loop, factory, "127.0.0.1", *where, **how)
+            return await real([(*kind, ("127.0.0.1", port))], **how)
 
-        monkeypatch.setattr(asyncio.BaseEventLoop, "create_connection", connect)
+        monkeypatch.setattr(aiohappyeyeballs, "start_connection", connect)
 
         async def main():
             async def lookup(*_):

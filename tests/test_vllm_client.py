@@ -156,18 +156,20 @@ def test_what_is_no_whole_answer(script, why):
 def test_who_reads_too_late_does_not_fill_the_memory():
     async def main():
         parts = 4000
-        async with talking([CHUNKED, *[b"4000\r\n" + b"x" * 0x4000 + b"\r\n"] * parts, b"0\r\n\r\n"]) as (
-            client,
-            address,
-            _,
+        async with (
+            talking([CHUNKED, *[b"4000\r\n" + b"x" * 0x4000 + b"\r\n"] * parts, b"0\r\n\r\n"]) as (
+                client,
+                address,
+                _,
+            ),
+            client.request("GET", address, "/x") as answer,
         ):
-            async with client.request("GET", address, "/x") as answer:
-                await asyncio.sleep(0.3)
-                first = len(await answer.read())
-                assert first < 2_000_000  # the rest waits at the server
-                while part := await answer.read():
-                    first += len(part)
-                assert first == parts * 0x4000
+            await asyncio.sleep(0.3)
+            first = len(await answer.read())
+            assert first < 2_000_000  # the rest waits at the server
+            while part := await answer.read():
+                first += len(part)
+            assert first == parts * 0x4000
 
     run(main)
 
