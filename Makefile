@@ -1,9 +1,10 @@
 # One front door: make serve · setup · test · test-full · lint · bench · lock
 PYTHON ?= python3
 BIN := .venv/bin
+ON := tests/e2e
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-full test-vllm fuzz lint format bench lock clean
+.PHONY: help setup serve test test-full test-cpu test-vllm fuzz lint format bench lock clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 12
@@ -19,6 +20,9 @@ test: .venv/tools  ## set up and run the fast tests
 
 test-full: .venv/torch  ## the tests with a real server, real models, PyTorch, a browser and Node (needs chromium, npm)
 	$(BIN)/python -m pytest -q -m "(e2e or qwen) and not vllm"
+
+test-cpu: .venv/torch  ## the tests with a real server once more, with Qwen3-ASR on OpenVINO as its model
+	ENGINE=cpu $(BIN)/python -m pytest -q -m "e2e and not vllm" $(ON)
 
 test-vllm: .venv/torch  ## the tests beside a real vLLM on a CPU, which they install (0.8 GB)
 	$(BIN)/python -m pytest -q -m vllm

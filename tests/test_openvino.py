@@ -4,7 +4,9 @@ PyTorch is needed by the last tests only, which compare with transformers: `pyte
 """
 
 import asyncio
+import os
 import random
+import shutil
 import sys
 import threading
 from contextlib import aclosing, asynccontextmanager
@@ -16,7 +18,9 @@ from test_batcher import until
 from tingdao.engines.base import Ask
 from tingdao.engines.openvino import engine as openvino
 from tingdao.engines.openvino import runtime as openvino_runtime
+from tingdao.engines.openvino.weights import convert
 from tingdao.engines.qwen import dialogue
+from tingdao.engines.qwen.weights import open_checkpoint
 from tingdao.errors import EngineFailed, SetupError
 from tingdao.settings import QwenSettings
 from tingdao.types import Clip
@@ -247,6 +251,45 @@ def test_a_converted_folder_is_used_as_it_is(open_engine, models, tmp_path):
         )
 
 
+@pytest.mark.parametrize("harm", ["cut short", "without config", "without tokenizer"])
+def test_kept_weights_that_were_damaged_are_converted_anew(tmp_path, caplog, harm):
+    def load():
+        openvino.open_weights(TRAINED, SETTINGS, tmp_path)
+
+    load()
+    kept = tmp_path / "tiny-qwen3-asr-int8"
+    if harm == "cut short":
+        os.truncate(kept / "weights.safetensors", 1_000_000)
+    else:
+        (kept / {"without config": "config.json", "without tokenizer": "tokenizer.json"}[harm]).unlink()
+    load()
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "converted weights are damaged"
+    ]
+    caplog.clear()
+    load()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_a_folder_that_vanishes_is_served_on(open_engine, models, tmp_path, dtype):
+    folder = tmp_path / "mine"
+
+    async def main():
+        if dtype == "auto":
+            convert(open_checkpoint(TRAINED), folder, "int8", lambda *_: None)
+        else:
+            shutil.copytree(TRAINED, folder)
+        async with open_engine(folder, dtype=dtype) as engine:
+            shutil.rmtree(folder)
+            heard = await asyncio.gather(*(engine.recognise(clip, Ask()) for clip, _, _ in SPOKEN))
+            assert [each.text for each in heard] == [text for _, text, _ in SPOKEN]
+        with pytest.raises(SetupError, match="is not a folder"):
+            openvino.load(folder, "mine", SETTINGS, models)
+
+    asyncio.run(main())
+
+
 def test_without_openvino_the_reason_is_said(models, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("tingdao.engines.openvino.")]:
         monkeypatch.delitem(sys.modules, name)
@@ -263,6 +306,36 @@ def test_a_processor_without_the_instructions_is_said_to_be_slower(monkeypatch, 
     info.write_text(f"processor : 0\n{flags}\n")
     monkeypatch.setattr(openvino_runtime, "CPUINFO", info)
     assert bool(openvino_runtime.slow_reason()) is slow
+
+
+def test_slower_is_said_when_a_model_is_loaded(open_engine, monkeypatch, tmp_path, caplog):
+    async def main():
+        async with open_engine():
+            pass
+
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(openvino_runtime, "CPUINFO", info)
+    for flags in ("avx2", "avx2 avx_vnni"):
+        info.write_text(f"flags : {flags}\n")
+        asyncio.run(main())
+    told = [record.reason for record in caplog.records if record.message == "slower than on other processors"]
+    assert told == ["this processor has none of avx512_vnni, avx_vnni"]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ("Unsupported CPU: no SSE 4.1", r"cannot run tiny .*no SSE 4\.1.*tingdao\[qwen\].*runtime = \"torch\""),
+        ("std::bad_alloc", "do not fit into the memory"),
+    ],
+)
+def test_a_machine_that_openvino_cannot_use_is_said(models, monkeypatch, error, says):
+    def compile_graph(*_, **__):
+        raise RuntimeError(error)
+
+    monkeypatch.setattr("tingdao.engines.openvino.encoder.compile_graph", compile_graph)
+    with pytest.raises(SetupError, match=says):
+        openvino.load(TRAINED, "tiny", SETTINGS, models)
 
 
 def test_a_processor_without_bfloat16_is_exact_too(open_engine, monkeypatch):

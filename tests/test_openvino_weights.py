@@ -1,6 +1,8 @@
 """Converting weights, and converted folders that are broken in the ways that users meet. Needs numpy only."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections import namedtuple
@@ -143,9 +145,36 @@ def test_a_missing_tokenizer_is_refused(folder):
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(openvino_weights.shutil, "disk_usage", lambda _: usage(10, 9, 1))
-    with pytest.raises(SetupError, match=r"has 0\.00 GB free"):
+    with pytest.raises(SetupError, match=r"has free \(0\.00 GB\).* serve --model OTHER"):
         convert(CHECKPOINT, tmp_path / "made", "int8", quiet)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_meanwhile_is_said_and_left_as_it_was(tmp_path, monkeypatch):
+    def full(file, layout, pieces):
+        file.write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    convert(CHECKPOINT, tmp_path / "made", "int8", quiet)
+    monkeypatch.setattr(openvino_weights, "_write", full)
+    with pytest.raises(
+        SetupError, match=r"No space left on device\). They need 0\.00 GB\. Make room, or .* --to OTHER"
+    ):
+        convert(CHECKPOINT, tmp_path / "made", "int4", quiet)
+    assert [file.name for file in tmp_path.iterdir()] == ["made"]
+    assert open_converted(tmp_path / "made").precision == "int8"
+
+
+def test_what_a_killed_process_left_goes_with_the_next_conversion(tmp_path):
+    old, new = tmp_path / ".made-killed", tmp_path / ".made-another"
+    for left in (old, new):
+        left.mkdir()
+        (left / "weights.safetensors").write_bytes(b"half of it")
+    for path in (*old.iterdir(), old):
+        os.utime(path, times=(0, 0))
+    convert(CHECKPOINT, tmp_path / "made", "int8", quiet)
+    # The other one may still be at work.
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".made-another", "made"]
 
 
 def test_what_breaks_off_leaves_nothing_behind(tmp_path):
@@ -159,7 +188,7 @@ def test_what_breaks_off_leaves_nothing_behind(tmp_path):
 
 def test_a_place_that_cannot_be_written_to_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SetupError, match="cannot be written"):
+    with pytest.raises(SetupError, match=r"cannot be written .* --to OTHER"):
         convert(CHECKPOINT, tmp_path / "file" / "made", "int8", quiet)
 
 
@@ -179,6 +208,7 @@ def test_command_line(tmp_path, monkeypatch):
     done = CliRunner().invoke(cli.main, ["convert", str(TRAINED), "--int4", "--to", str(tmp_path / "four")])
     assert done.exit_code == 0, done.output
     assert open_converted(tmp_path / "four").precision == "int4"
+    assert "change what is recognised" in done.output
     done = CliRunner().invoke(cli.main, ["check", str(tmp_path / "four")])
     assert (done.exit_code, "converted to int4" in done.output) == (0, True)
     done = CliRunner().invoke(cli.main, ["convert", str(tmp_path)])

@@ -190,6 +190,14 @@ def test_pickles_only(native, name):
     assert "safetensors of the same model" in refused(native, "pickled weights only")
 
 
+@pytest.mark.parametrize("names", [["openvino_encoder_model.xml", "openvino_encoder_model.bin"], ["q8_0.gguf"]])
+def test_an_export_for_another_program(native, names):
+    (native / "model.safetensors").unlink()
+    for name in names:
+        (native / name).write_bytes(b"")
+    assert "from the original weights" in refused(native, rf"export for another program \({names[0]}\)")
+
+
 def test_a_download_that_broke_off(native):
     file = native / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])

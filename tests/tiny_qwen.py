@@ -15,6 +15,7 @@ from tingdao.types import Clip
 
 RECORDINGS = Path(__file__).parent / "recordings"
 TRAINED = Path(__file__).parent / "fixtures" / "tiny-qwen3-asr"
+ALIGNER = TRAINED.with_name("tiny-aligner")
 ADDED = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import schemathesis
@@ -9,7 +10,7 @@ from hypothesis import strategies
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 SHORT = [file.read_bytes() for file in sorted(RECORDINGS.glob("*.flac")) if file.stat().st_size < 60_000]
-MODELS = ["default", "whisper-base", "whisper-1"]
+MODELS = ["default", os.environ["MODEL"], "whisper-1"]
 
 schemathesis.openapi.format("binary", strategies.sampled_from(SHORT) | strategies.binary(max_size=2000))
 

@@ -13,20 +13,19 @@ import httpx2
 import pytest
 
 from conftest import RECORDINGS
-from e2e.conftest import Server
+from e2e.conftest import ENGINE, Server
+from tiny_qwen import TRAINED
 
-CROWDS = {"embedded": (4, 4), "tiny": (50, 10)}
+TINY = "tiny-qwen3-asr"
+CROWDS = {"whisper-base": (4, 4), TINY: (50, 10)}
 """Clients, and reloads while they send; the embedded model takes a third of a second for a recording."""
-MARGIN_MIB = {"embedded": 250, "tiny": 60}
+MARGIN_MIB = {"whisper-base": 250, TINY: 60}
 """What the process may have grown by after the reloads. Four copies of the embedded model's weights are 560 MiB, ten of
 the tiny one's 115. An idle process goes up and down by 130 and by 15 from one reload to the next, as its heap breaks
 up; over 20 reloads under load it did not grow."""
 MODELS = {
-    "embedded": {"TINGDAO_EMBEDDED_BEAM_SIZE": "1"},
-    "tiny": {
-        "TINGDAO_MODEL": str(RECORDINGS.parent / "fixtures" / "tiny-qwen3-asr"),
-        "TINGDAO_QWEN_DTYPE": "float32",
-    },
+    TINY: {"TINGDAO_MODEL": str(TRAINED), "TINGDAO_QWEN_DTYPE": "float32"},
+    ENGINE.name: {"TINGDAO_EMBEDDED_BEAM_SIZE": "1"},
 }
 SAID = {
     "librivox_ss_0880.flac": "young man",
@@ -93,7 +92,7 @@ def resident_mib(server) -> float:
 
 
 @pytest.mark.timeout(300)  # far less than a minute each where nothing else runs
-@pytest.mark.parametrize("model", ["embedded", pytest.param("tiny", marks=pytest.mark.qwen)])
+@pytest.mark.parametrize("model", [pytest.param(name, marks=[pytest.mark.qwen] * (name == TINY)) for name in MODELS])
 def test_reloads_under_load(tmp_path, weights, record_property, model):
     clients, reloads = CROWDS[model]
     server = Server(tmp_path / "state", TINGDAO_EMBEDDED_PATH=str(weights), **MODELS[model])
@@ -126,13 +125,14 @@ def test_reloads_under_load(tmp_path, weights, record_property, model):
         assert server.stop() == 0, server.log.read_text()
 
 
-def test_the_command_reloads_and_weights_that_are_gone_leave_the_old_ones(tmp_path, weights):
+def test_the_command_reloads_and_weights_that_are_gone_leave_the_old_ones(tmp_path, request):
     """Also: an unloaded model gives its memory back, and comes back with the next request."""
+    weights = TRAINED if ENGINE.name == TINY else request.getfixturevalue("weights")
     folder = tmp_path / "weights"
     folder.mkdir()
     for file in weights.iterdir():
         (folder / file.name).symlink_to(file)
-    server = Server(tmp_path / "state", TINGDAO_EMBEDDED_PATH=str(folder))
+    server = Server(tmp_path / "state", **ENGINE.at(folder))
 
     def reload():
         return subprocess.run(
@@ -151,19 +151,19 @@ def test_the_command_reloads_and_weights_that_are_gone_leave_the_old_ones(tmp_pa
         server.wait_until_ready()
         done = reload()
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("whisper-base was loaded anew in ")
+        assert done.stdout.startswith(f"{ENGINE.name} was loaded anew in ")
 
-        (folder / "model.bin").unlink()
+        (folder / ENGINE.file).unlink()
         done = reload()
         assert done.returncode == 2
-        assert "model.bin is missing" in done.stderr
+        assert ENGINE.without in done.stderr
         assert "serves on" in done.stderr
         assert "young man" in transcribe().lower()
 
-        (folder / "model.bin").symlink_to(weights / "model.bin")
+        (folder / ENGINE.file).symlink_to(weights / ENGINE.file)
         before = resident_mib(server)
         assert httpx2.post(f"{server.url}/admin/unload-model", timeout=30).json()["status"] == "unloaded"
-        assert before - resident_mib(server) > 60
+        assert before - resident_mib(server) > ENGINE.memory_mib
         assert "young man" in transcribe().lower()
     finally:
         assert server.stop() == 0, server.log.read_text()

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from e2e.conftest import Server
+from e2e.conftest import ENGINE, Server
 
 HERE = Path(__file__).parent
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "60"))
@@ -44,7 +44,7 @@ def test_every_answer_is_in_the_document(fuzzed, tmp_path):
     done = subprocess.run(
         [*command, "--request-timeout", "30"],
         cwd=tmp_path,
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "schema_hooks", "PYTHONPATH": str(HERE)},
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "schema_hooks", "MODEL": ENGINE.name, "PYTHONPATH": str(HERE)},
         capture_output=True,
         text=True,
         timeout=SECONDS + 100,

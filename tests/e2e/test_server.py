@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import httpx2
 import jiwer
@@ -19,7 +18,7 @@ import openai
 import pytest
 
 from conftest import RECORDINGS
-from e2e.conftest import Server
+from e2e.conftest import ENGINE, Server
 
 JFK = RECORDINGS / "jfk.flac"
 SAID = "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
@@ -36,16 +35,19 @@ def test_upload(server):
     assert {key: answer["data"][key] for key in ("language", "duration_sec", "model")} == {
         "language": "en",
         "duration_sec": 11.0,
-        "model": "whisper-base",
+        "model": ENGINE.name,
     }
     assert server.temporary_files() == []
 
 
-def test_health_says_that_a_stand_in_serves(server):
+def test_health_says_whether_a_stand_in_serves(server):
     health = httpx2.get(f"{server.url}/health").json()
-    assert (health["status"], health["model"], health["stand_in"]) == ("ok", "whisper-base", True)
-    assert "Qwen3-ASR" in health["notice"]
-    assert health["notice"] in [line["message"] for line in server.lines()]
+    assert (health["status"], health["model"], health["stand_in"]) == ("ok", ENGINE.name, ENGINE.stand_in)
+    if ENGINE.stand_in:
+        assert "Qwen3-ASR" in health["notice"]
+        assert health["notice"] in [line["message"] for line in server.lines()]
+    else:
+        assert health["notice"] is None
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -96,7 +98,8 @@ class TestOpenAIClient:
         # "ask not" begins after the first pause of the speech, "ask what" after the long one.
         starts = [word.start for word in answer.words if plain(word.word) == "ask"]
         assert starts == pytest.approx([3.3, 8.1], abs=0.7)
-        assert answer.segments[0].avg_logprob < 0
+        likely = answer.segments[0].avg_logprob
+        assert likely < 0 if ENGINE.stand_in else likely is None
 
     @pytest.mark.parametrize("kind", ["srt", "vtt", "text"])
     def test_text_formats(self, client, kind):
@@ -113,8 +116,9 @@ class TestOpenAIClient:
             client.audio.transcriptions.create(model="gpt-9", file=recording)
 
     def test_models(self, client):
-        assert [model.id for model in client.models.list()] == ["whisper-base"]
-        assert client.models.retrieve("whisper-base").id == "whisper-base"
+        known = [model.id for model in client.models.list()]
+        assert (known[0], set(known)) == (ENGINE.name, {ENGINE.name, "whisper-base"})
+        assert client.models.retrieve(ENGINE.name).id == ENGINE.name
 
 
 def test_many_at_once(server):
@@ -194,7 +198,7 @@ def run(state, *arguments, **kwargs):
         capture_output=True,
         timeout=120,
         check=False,
-        env={"PATH": "/usr/bin:/bin", "TINGDAO_STATE_DIR": str(state)},
+        env={"PATH": "/usr/bin:/bin", "TINGDAO_STATE_DIR": str(state), **ENGINE.environment},
         **kwargs,
     )
 
@@ -222,7 +226,7 @@ class TestCommandLine:
     def test_check_says_what_serves(self, state):
         done = run(state, "check")
         assert done.returncode == 0
-        assert "would serve whisper-base" in done.stdout.decode()
+        assert f"would serve {ENGINE.name}" in done.stdout.decode()
 
     def test_wrong_usage_is_a_2(self, state, tmp_path):
         assert run(state, "transcribe").returncode == 2
@@ -231,7 +235,7 @@ class TestCommandLine:
 
 
 def test_missing_weights_name_the_command_that_helps(tmp_path):
-    own = Server(tmp_path / "own", TINGDAO_EMBEDDED_PATH=str(Path(tmp_path / "nowhere")))
+    own = Server(tmp_path / "own", **ENGINE.at(tmp_path / "nowhere"))
     try:
         deadline = time.monotonic() + 30
         while (health := httpx2.get(f"{own.url}/health").json())["status"] == "loading":
@@ -241,6 +245,6 @@ def test_missing_weights_name_the_command_that_helps(tmp_path):
         assert "tingdao check" in health["notice"]
         answer = httpx2.post(f"{own.url}/api/v1/transcribe", files={"file": JFK.read_bytes()}, timeout=30)
         assert (answer.status_code, answer.json()["error"]) == (503, "model_unavailable")
-        assert any("config.json is missing" in str(line.get("reason")) for line in own.lines())
+        assert any("config.json" in str(line.get("reason")) for line in own.lines())
     finally:
         own.stop()

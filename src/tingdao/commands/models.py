@@ -58,7 +58,7 @@ def download(name: str, hub: HubName, revision: str | None, to: Path | None, mac
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--int8", "precision", flag_value="int8", default="int8", help="8 bits: hardly less exact.  [default]")
-@click.option("--int4", "precision", flag_value="int4", help="4 bits: smaller, and less exact.")
+@click.option("--int4", "precision", flag_value="int4", help="4 bits: smaller, and often wrong.")
 @click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
 def convert(folder: Path, precision: Precision, to: Path | None) -> None:
     """Convert the weights of Qwen3-ASR in FOLDER for machines without a GPU.
@@ -91,6 +91,12 @@ def _converted(folder: Path, precision: Precision, to: Path | None) -> None:
     with tqdm(desc=precision, unit="B", unit_scale=True, total=checkpoint.size, disable=None, leave=False) as bar:
         openvino_weights.convert(checkpoint, target, precision, lambda done, _: bar.update(done - bar.n))
     click.echo(f"{folder} is in {target}, converted to {precision}.")
+    if precision == "int4":
+        click.echo(
+            "4 bits change what is recognised. Before you trust them, measure both on your own recordings: "
+            f"`tingdao eval MANIFEST --model {target}`, and the same with 8 bits.",
+            err=True,
+        )
 
 
 def _is_there(folder: Path, checkpoint: Checkpoint, precision: Precision) -> bool:

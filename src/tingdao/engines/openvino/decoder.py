@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from math import prod
 
@@ -20,7 +20,7 @@ import openvino
 from numpy.typing import NDArray
 
 from tingdao.engines.openvino.graph import decoder_graph
-from tingdao.engines.openvino.runtime import compile_graph, exact, fast
+from tingdao.engines.openvino.runtime import compile_graph, computing, exact, fast
 from tingdao.engines.openvino.weights import Weights
 
 Floats = NDArray[np.float32]
@@ -78,15 +78,9 @@ class Decoder:
                 sizes = [size.get_length() for size in list(each.partial_shape)[1:]]
                 yield each.any_name, each.element_type, [blocks, *sizes]
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
+    def working(self) -> AbstractContextManager[None]:
         """Nothing to prepare; OpenVINO's error for want of memory becomes MemoryError."""
-        try:
-            yield
-        except RuntimeError as error:
-            if "bad_alloc" in str(error) or "llocat" in str(error):
-                raise MemoryError(str(error)) from error
-            raise
+        return computing()
 
     def enter(self, prompt: int, capacity: int) -> Memory:
         """Memory for a row; it grows by blocks."""

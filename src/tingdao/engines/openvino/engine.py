@@ -49,7 +49,7 @@ def load(folder: Path, name: str, settings: QwenSettings, models_dir: Path) -> Q
     try:
         from tingdao.engines.openvino.decoder import Decoder
         from tingdao.engines.openvino.encoder import Encoder
-        from tingdao.engines.openvino.runtime import slow_reason
+        from tingdao.engines.openvino.runtime import computing, slow_reason
     except ImportError as error:
         raise SetupError(
             f"Qwen3-ASR on a CPU needs OpenVINO, and {error.name} is not installed. Run: {INSTALL['openvino']}"
@@ -62,17 +62,23 @@ def load(folder: Path, name: str, settings: QwenSettings, models_dir: Path) -> Q
     try:
         # OpenVINO puts weights into its own order when they are first used. One half after the other, and what was
         # read is let go of at once, so that loading takes little more memory than serving.
-        encoder = Encoder(weights, settings.threads)
-        encoder.encode([(encoder.features(silence.samples), silence.frames)])
-        weights.release()
-        decoder = Decoder(weights, settings.threads)
-        decoder.reserve(GRAIN)
-        model = QwenModel(encoder, decoder)
-        _recognise(model, silence)
-        weights.release()
+        with computing():
+            encoder = Encoder(weights, settings.threads)
+            encoder.encode([(encoder.features(silence.samples), silence.frames)])
+            weights.release()
+            decoder = Decoder(weights, settings.threads)
+            decoder.reserve(GRAIN)
+            model = QwenModel(encoder, decoder)
+            _recognise(model, silence)
+            weights.release()
     except MemoryError as error:
         raise SetupError(
             f"The weights of {name} do not fit into the memory of this machine. Take the smaller model."
+        ) from error
+    except RuntimeError as error:
+        raise SetupError(
+            f"OpenVINO cannot run {name} on this machine ({error}). Let PyTorch run it, several times as slow: "
+            f'{INSTALL["torch"]} and `[qwen] runtime = "torch"`.'
         ) from error
     tokens = settings.memory_tokens or int(free_memory() * MEMORY_SHARE["cpu"] / decoder.token_bytes)
     budget = max(tokens // GRAIN, 1) * GRAIN
@@ -101,9 +107,13 @@ def open_weights(folder: Path, settings: QwenSettings, models_dir: Path) -> Weig
         return Published(checkpoint)
     precision: Precision = "int4" if settings.dtype == "int4" else "int8"
     kept = models_dir / converted_name(folder, precision)
-    if not converted_from(kept, checkpoint):
-        log.info("converting weights", extra={"from": str(folder), "to": str(kept), "precision": precision})
-        convert(checkpoint, kept, precision, _Log())
+    try:
+        if converted_from(kept, checkpoint):
+            return open_converted(kept)
+    except SetupError as error:
+        log.warning("converted weights are damaged", extra={"reason": str(error)})
+    log.info("converting weights", extra={"from": str(folder), "to": str(kept), "precision": precision})
+    convert(checkpoint, kept, precision, _Log())
     return open_converted(kept)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,17 @@ def compile_graph(graph: openvino.Model, threads: int, **options: Any) -> openvi
     """
     given = {"INFERENCE_NUM_THREADS": threads or available_cores(), "NUM_STREAMS": 1, **options}
     return openvino.Core().compile_model(graph, "CPU", given)
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Turn OpenVINO's error for want of memory into MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "bad_alloc" in str(error) or "llocat" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 def exact() -> dict[str, Any]:

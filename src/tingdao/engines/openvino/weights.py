@@ -18,7 +18,9 @@ import logging
 import mmap
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -48,6 +50,8 @@ ROWS = 4096
 """Rows of a matrix quantised at once: 16 MB of float32 in the larger model."""
 SPARE = 64 * 1024 * 1024
 """Bytes that stay free on the disk."""
+STALE_SECONDS = 3600
+"""What nobody wrote to for so long, nobody is building any more."""
 KINDS = {"I8": np.int8, "U8": np.uint8, "F32": np.float32, "BF16": np.uint16, "F16": np.float16}
 
 Progress = Callable[[int, int], object]
@@ -242,10 +246,11 @@ def convert(checkpoint: Checkpoint, folder: Path, precision: Precision, progress
         free = shutil.disk_usage(folder.parent).free
         if free < need + SPARE:
             raise SetupError(
-                f"The converted weights take {need / 1e9:.2f} GB, and {folder.parent} has {free / 1e9:.2f} GB free. "
-                "Make room, or convert to another place with `tingdao convert FOLDER --to OTHER`."
+                f"The converted weights take more than {folder.parent} has free ({free / 1e9:.2f} GB). "
+                f"{_elsewhere(need)}"
             )
         # Built aside and renamed, so that a crash or a second process never leaves half a model in place.
+        _sweep(folder)
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         _write(aside / WEIGHTS, layout, _tensors(checkpoint, precision, progress))
         tokenizer.save(str(aside / "tokenizer.json"))
@@ -257,10 +262,29 @@ def convert(checkpoint: Checkpoint, folder: Path, precision: Precision, progress
             if not converted_from(folder, checkpoint):  # else another process was first
                 raise
     except OSError as error:
-        raise SetupError(f"The converted weights cannot be written to {folder} ({error.strerror}).") from error
+        raise SetupError(
+            f"The converted weights cannot be written to {folder} ({error.strerror}). {_elsewhere(need)}"
+        ) from error
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _elsewhere(need: int) -> str:
+    """What to do where converted weights of so many bytes cannot be."""
+    return (
+        f"They need {need / 1e9:.2f} GB. Make room, or convert to another place and serve that: "
+        "`tingdao convert FOLDER --to OTHER`, `tingdao serve --model OTHER`."
+    )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what was being built for this place by processes that were killed."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        with suppress(OSError):  # it was just put in place
+            newest = max(path.stat().st_mtime for path in (left, *left.iterdir()))
+            if time.time() - newest > STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 Layout = dict[str, tuple[str, tuple[int, ...]]]

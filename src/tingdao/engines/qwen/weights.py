@@ -54,6 +54,8 @@ CONSTANT = (
     ("text_config", "attention_bias", False),
 )
 """What all published checkpoints have in common, and the arithmetic here relies on."""
+EXPORTS = (".xml", ".onnx", ".gguf", ".ggml", ".mnn")
+"""How the weights end that other programs were given: OpenVINO GenAI, onnxruntime, llama.cpp and their like."""
 HEADER_LIMIT = 100_000_000
 """Bytes; the limit that the safetensors format sets itself."""
 AGAIN = "Download it again: `tingdao download 0.6b`, `1.7b` or `aligner`."
@@ -294,6 +296,11 @@ def _entries(folder: Path) -> dict[str, Entry]:
     else:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
+        if other := next((path.name for end in EXPORTS for path in sorted(folder.glob(f"*{end}"))), None):
+            raise SetupError(
+                f"{folder} is an export for another program ({other}). What a CPU needs is made here from the original "
+                f"weights. {AGAIN}"
+            )
         if any(next(folder.glob(pattern), None) for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")):
             raise SetupError(
                 f"{folder} holds pickled weights only. A pickle can run any code, so none is ever opened; take the "
