@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving import CLIP, SAID, engine_on, of, run, until
-from tingdao import app, cli, remote
+from tingdao import app, checkup, cli, remote
 from tingdao.api.servers import ServerStatus
 from tingdao.engines.base import Ask
 from tingdao.engines.servers import Server
@@ -68,6 +68,36 @@ async def gauges(http):
         for sample in family.samples
         if "server" in sample.labels
     }
+
+
+@pytest.mark.parametrize(
+    ("double", "settings", "said"),
+    [
+        ({}, {"upstreams": ["http://127.0.0.1:9"]}, "It cannot be reached"),
+        ({}, {"upstreams": ["http://nowhere.invalid"]}, "The name cannot be looked up"),
+        ({}, {"model": "7b"}, "It does not serve the model '7b'"),
+        ({"audio": False}, {}, "Its model takes no audio"),
+        ({"version": "1.0.0"}, {}, "It is vLLM 1.0.0; what is known here is 0.14 and newer, below 1.0"),
+        ({"key": "s3cret"}, {}, "It refuses the key (401)"),
+    ],
+)
+def test_what_is_wrong_is_said_by_health_log_and_check(tmp_path, caplog, double, settings, said):
+    async def main():
+        async with Double(**double) as server, service_on(tmp_path, server, **settings) as http:
+            health = (await http.get("/health")).json()
+            assert health["status"] == "failed"
+            assert (
+                health["notice"] == f"No server of the model can be used. {said}. The log and `tingdao check` say more."
+            )
+            ready = await http.get("/ready")
+            assert (ready.status_code, ready.json()["reason"]) == (503, health["notice"])
+            wrong = VllmSettings(**{"upstreams": [server.url]} | settings)
+            findings = await asyncio.to_thread(checkup.examine, Settings(state_dir=tmp_path, vllm=wrong))
+            (advice,) = [each.advice for each in findings if "cannot be used" in each.what]
+            assert advice.startswith(said)
+
+    run(main)
+    assert any(said in str(getattr(record, "reason", "")) for record in caplog.records)
 
 
 class TestShown:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from tingdao.api.edge import WORKING, NativeError, NativeSuccess, errors_of, success
 from tingdao.api.forms import form_schema, read_form
 from tingdao.api.options import OptionFields, ShownVocabulary, options_of, vocabulary_of
+from tingdao.api.ready import failure
 from tingdao.engines.registry import ModelState
 from tingdao.pipeline.service import Service
 from tingdao.types import Segment, Transcript
@@ -143,5 +144,5 @@ def _health(state: ModelState) -> Health:
     if status == "loading":
         notice = state.reason
     if status == "failed":
-        notice = "The model could not be loaded. The reason is in the log; `tingdao check` says what to do."
+        notice = failure(state)
     return Health(status=status, model=state.name, stand_in=stand_in, notice=notice)

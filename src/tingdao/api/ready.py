@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from tingdao.api.admission import Admission
 from tingdao.engines.registry import ModelState
 from tingdao.pipeline.service import Service
+
+DETAIL = re.compile(r"[.:] ")
+"""What the first part of a server's reason ends with."""
 
 
 class Readiness(BaseModel):
@@ -42,6 +47,13 @@ def _reason(state: ModelState) -> str | None:
     """Why the model would not answer."""
     if state.state == "ready" or (state.state == "idle" and not state.kept):  # the next request loads it
         return None
-    if state.state == "failed":
-        return "The model could not be loaded. The reason is in the log; `tingdao check` says what to do."
-    return "The model is being loaded."
+    return failure(state) if state.state == "failed" else "The model is being loaded."
+
+
+def failure(state: ModelState) -> str:
+    """Why a model does not serve, in words that anybody may read: without addresses."""
+    # The part of each reason that says of what kind it is.
+    reasons = dict.fromkeys(DETAIL.split(server.reason)[0] for server in state.servers if server.reason)
+    if reasons:
+        return f"No server of the model can be used. {'. '.join(reasons)}. The log and `tingdao check` say more."
+    return "The model could not be loaded. The reason is in the log; `tingdao check` says what to do."
