@@ -26,7 +26,7 @@ from tingdao.engines.vllm import fleet
 from tingdao.engines.vllm import upstreams as upstreams_module
 from tingdao.engines.vllm.engine import VllmEngine, examine_all
 from tingdao.engines.vllm.examine import room
-from tingdao.engines.vllm.prompt import Question, flac, plain, wav
+from tingdao.engines.vllm.prompt import TEMPLATE, Question, flac, plain, wav
 from tingdao.engines.vllm.roster import system_lookup
 from tingdao.engines.vllm.upstreams import OVERHEAD, NoneUp, Upstream, Upstreams
 from tingdao.engines.vllm.wire import Broken, _piece
@@ -420,8 +420,9 @@ class TestFindingOut:
 
     def test_check_says_it(self, tmp_path):
         async def main():
-            async with Double() as good, Double(version="2.0") as other:
-                settings = Settings(state_dir=tmp_path, vllm=VllmSettings(upstreams=[good.url, other.url]))
+            async with Double() as good, Double(version="2.0") as other, Double(obeys=False) as deaf:
+                urls = [good.url, other.url, deaf.url]
+                settings = Settings(state_dir=tmp_path, vllm=VllmSettings(upstreams=urls))
                 return good.url, await asyncio.to_thread(checkup.examine, settings)
 
         url, findings = run(main)
@@ -430,6 +431,8 @@ class TestFindingOut:
         assert "force_language" in lines[0].what
         assert not lines[1].good
         assert "vLLM 2.0" in lines[1].advice
+        assert lines[2].what.endswith("can: context, stream")
+        assert f"--chat-template and a copy of {TEMPLATE}" in lines[2].advice
         assert any("would serve qwen3-asr" in finding.what for finding in findings)
 
     @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tingdao.engines.canary import recording
 from tingdao.engines.registry import Registry
 from tingdao.engines.vllm import child
 from tingdao.engines.vllm.engine import VllmEngine
+from tingdao.engines.vllm.prompt import TEMPLATE
 from tingdao.errors import SetupError
 from tingdao.settings import Settings, VllmSettings, load
 from upstream import Double
@@ -113,7 +114,7 @@ class TestLife:
                 port = upstream.name.rpartition(":")[2]
                 assert one["arguments"] == [
                     *("serve", "some/model", "--dtype", "float32", "--host", "127.0.0.1"),
-                    *("--port", port, "--served-model-name", "qwen3-asr"),
+                    *("--port", port, "--served-model-name", "qwen3-asr", "--chat-template", str(TEMPLATE)),
                 ]
                 assert not {"TINGDAO_SECRET", "VLLM_API_KEY", "CUDA_VISIBLE_DEVICES"} & one["environment"].keys()
                 assert one["environment"]["VLLM_NO_USAGE_STATS"] == "1"
@@ -358,10 +359,12 @@ class TestArguments:
         assert child.option(given, "--port") == value
 
     def test_what_is_given_is_left_alone(self):
-        settings = VllmSettings(serve="m", arguments=["--served_model_name", "x", "--host=::", "--port", "9"])
+        given = ["--served_model_name", "x", "--host=::", "--port", "9", "--chat-template=its.jinja"]
+        settings = VllmSettings(serve="m", arguments=given)
         assert child.arguments(settings, "::1", 9) == ["serve", "m", *settings.arguments]
         assert child._place(settings.arguments) == ("::1", 9)
-        assert child.arguments(VllmSettings(serve="m", model="y"), "127.0.0.1", 5)[-2:] == ["--served-model-name", "y"]
+        left = child.arguments(VllmSettings(serve="m", model="y"), "127.0.0.1", 5)
+        assert left[-4:] == ["--served-model-name", "y", "--chat-template", str(TEMPLATE)]
 
 
 class TestService:

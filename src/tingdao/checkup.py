@@ -107,6 +107,7 @@ def _vllm(settings: Settings) -> list[Finding]:
     if not settings.vllm.upstreams:
         return []
     from tingdao.engines.vllm.engine import examine_all
+    from tingdao.engines.vllm.prompt import TEMPLATE
 
     try:
         found = asyncio.run(examine_all(settings.vllm))
@@ -119,7 +120,14 @@ def _vllm(settings: Settings) -> list[Finding]:
             continue
         can = ", ".join(sorted(facts.can))
         told = f"vLLM {facts.identity.version} with {facts.identity.model!r}"
-        findings.append(Finding(f"vLLM at {name} recognises: {told}, {facts.identity.length} tokens, can: {can}"))
+        advice = ""
+        if "force_language" not in facts.can:
+            advice = (
+                "It cannot be told the language: its chat template leaves out what the assistant says. Start it with "
+                f"--chat-template and a copy of {TEMPLATE}."
+            )
+        what = f"vLLM at {name} recognises: {told}, {facts.identity.length} tokens, can: {can}"
+        findings.append(Finding(what, advice=advice))
     return findings
 
 

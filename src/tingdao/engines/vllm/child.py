@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tingdao.engines.vllm.client import Address
 from tingdao.engines.vllm.fleet import Fleet
+from tingdao.engines.vllm.prompt import TEMPLATE
 from tingdao.engines.vllm.wire import UpstreamError, Wire
 from tingdao.settings import ENV_PREFIX, VllmSettings
 
@@ -209,6 +210,8 @@ def arguments(settings: VllmSettings, host: str, port: int) -> list[str]:
         given += ["--port", str(port)]
     if option(given, "--served-model-name") is None:
         given += ["--served-model-name", settings.model or settings.name]
+    if option(given, "--chat-template") is None:
+        given += ["--chat-template", str(TEMPLATE)]
     return ["serve", settings.serve, *given]
 
 

@@ -17,6 +17,7 @@ import re
 import sys
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -29,6 +30,8 @@ from tingdao.types import SAMPLE_RATE, Clip
 Encoding = Literal["flac", "wav"]
 
 FULL_SCALE = 32_768
+TEMPLATE = Path(__file__).with_name("template.jinja")
+"""Chat template with which a server can be told the language: `vllm serve --chat-template`."""
 STEERING = re.compile(r"<(?=[|/A-Za-z])")
 """Where each of the tokenizer's added tokens begins: <|im_end|>, <asr_text>, </tool_call> …"""
 

@@ -8,7 +8,11 @@
     └── Refused         it will not take this request, and no other server would
 
 It knows nothing of other servers, and waits for as long as it is let.
-Source: vLLM's OpenAI-compatible server, 0.32; `return_token_ids` is its own addition.
+Source: vLLM's OpenAI-compatible server, vllm/entrypoints/openai/chat_completion/protocol.py (0.14: openai/protocol.py).
+All that is asked of it is there from 0.14.0 on: /version, /tokenize, `continue_final_message`, `add_generation_prompt`,
+`include_stop_str_in_output`, `return_token_ids`. What a server does not know it ignores (extra="allow"), so that one
+without `return_token_ids` answers without ids. vLLM has Qwen3-ASR itself from 0.16.0 on; on 0.14 it is served by
+`qwen-asr-serve` (qwen-asr 0.0.6), which is `vllm serve` with the model registered: all of this is true of it too.
 """
 
 from __future__ import annotations
