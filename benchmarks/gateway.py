@@ -118,6 +118,7 @@ def service(upstream: str, **environment: str) -> Iterator[tuple[str, int]]:
     environment = {
         "TINGDAO_VLLM_UPSTREAMS": json.dumps([upstream]),
         "TINGDAO_VLLM_WIDTH": "256",
+        "TINGDAO_VLLM_CANARY_TIMEOUT_S": "120",  # doubles of many callers take long
         "TINGDAO_VLLM_ENCODING": arguments.encoding,
         "TINGDAO_SERVER_MAX_IN_FLIGHT": "1000",
     } | environment
@@ -203,7 +204,9 @@ class Ways:
     """The ways to one double: name -> (how to ask, CPU seconds so far of who does the work)."""
 
     def __init__(self, upstream: str, *services: tuple[str, int]) -> None:
-        self.engine = VllmEngine(VllmSettings(upstreams=(upstream,), width=256, encoding=arguments.encoding))
+        self.engine = VllmEngine(
+            VllmSettings(upstreams=(upstream,), width=256, encoding=arguments.encoding, canary_timeout_s=120)
+        )
         self._direct = Caller(
             upstream,
             "/v1/chat/completions",
