@@ -554,6 +554,38 @@ class TestSettings:
         run(main)
 
 
+class TestInstances:
+    def test_two_that_know_nothing_of_each_other_use_two_servers_well(self):
+        async def main():
+            # 30 and 10 clips of 4 s per second, one after another.
+            async with (
+                Double(speed=120) as fast,
+                Double(speed=40) as slow,
+                engine_on(fast, slow, width=16) as one,
+                engine_on(fast, slow, width=16) as other,
+            ):
+                end = asyncio.Event()
+
+                async def caller(engine):
+                    while not end.is_set():
+                        assert (await engine.recognise(CLIP, Ask())).text == SAID
+
+                for engine in (one, other):
+                    await until(lambda engine=engine: len(engine.fleet.upstreams.up) == 2)
+                callers = [asyncio.create_task(caller(engine)) for engine in (one, other) for _ in range(12)]
+                await asyncio.sleep(1.5)  # until the pace is known
+                before, began = (fast.busy, slow.busy), time.monotonic()
+                await asyncio.sleep(3)
+                seconds = time.monotonic() - began
+                shares = [(now - then) / seconds for now, then in zip((fast.busy, slow.busy), before, strict=True)]
+                end.set()
+                await asyncio.gather(*callers)
+                return shares
+
+        fast, slow = run(main)
+        assert (120 * fast + 40 * slow) / (120 + 40) >= 0.9, (fast, slow)
+
+
 class TestCommand:
     @pytest.fixture
     def command(self, monkeypatch, tmp_path):
