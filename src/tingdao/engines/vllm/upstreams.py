@@ -8,10 +8,10 @@ A clip goes where it can be expected to be through first: what is outstanding th
 at which the server answered lately. A call that stays silent for much longer than is usual is moved to another server
 while one has room; how often, is bounded.
 
-Other instances of this service that use the same servers are known only by the pace, which includes the waiting that they
-cause. That is enough: two instances on two servers, one three times slower, had 0.91 to 0.99 of the throughput of both
-together, and 0.93 to 0.96 when each was told at every moment what the other one had outstanding, with the same waiting
-times (24 and 8 callers, equal and mixed lengths). So nobody asks servers for their load (vLLM's `/metrics`, 100 kB).
+Other instances of this service that use the same servers are known only by the pace, which includes the waiting that
+they cause. That is enough: two instances on two servers, one three times slower, had 0.91 to 0.99 of the throughput of
+both together, and 0.93 to 0.96 when each was told at every moment what the other one had outstanding, with the same
+waiting times (24 and 8 callers, equal and mixed lengths). So nobody asks servers for their load.
 
 Nothing here knows how servers are spoken to (`wire`) or who finds out
 how they are (`fleet`). Everything happens in one event loop.
