@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import pytest
 
+from tingdao.engines import loading
 from tingdao.engines import slot as slots
 from tingdao.engines.offer import Offer
 from tingdao.engines.slot import Slot
@@ -258,7 +259,7 @@ class TestReplacing:
         run(work, slot_of(Model, bad))
 
     def test_one_that_takes_for_ever_never_serves(self, monkeypatch):
-        monkeypatch.setattr(slots, "CANARY_SECONDS", 0.05)
+        monkeypatch.setattr(loading, "CANARY_SECONDS", 0.05)
 
         async def patient(model):
             await asyncio.sleep(0 if model is first else 60)

@@ -8,9 +8,8 @@ What is loaded is a `Version`. A slot has one that serves, and maybe older ones 
 uses the model holds a lease on the version that served when it asked, and a version is closed only when no lease on it
 is left. A `visit` is longer than a lease: while a recording is in work, its model is not unloaded between its clips.
 
-A slot does not know what its model is for; the canary that it asks before it lets a new version serve does.
-Everything here happens in one event loop; only `Offer.load` runs in a thread. That cannot be stopped; `Offer.open`,
-which may take minutes, is given up when the model is not wanted any more.
+A slot does not know what its model is for; the canary that is asked before a new version serves does (`loading`).
+Everything here happens in one event loop; only `Offer.load` runs in a thread.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, Literal
 
 from tingdao.engines import memory
+from tingdao.engines.loading import Canary, Loader
 from tingdao.engines.offer import ModelT, Offer, Version
 from tingdao.engines.servers import Servers
 from tingdao.errors import Conflict, ModelUnavailable, SetupError
@@ -34,14 +34,8 @@ State = Literal["idle", "loading", "ready", "failed"]
 
 FIRST_RETRY, LAST_RETRY = 5.0, 300.0
 """Seconds until a failed load is tried again: the first, doubled with each failure up to the last."""
-CANARY_SECONDS = 60.0
-"""How long a model may take for the canary."""
 LAST_CALLS_SECONDS = 600.0
 """How long a version that was withdrawn may finish its calls; those that then still run end with EngineFailed."""
-
-
-Canary = Callable[[ModelT], Awaitable[bool]]
-"""Tries a model on a known recording: whether it makes sense of it. Raises whatever the model raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +47,6 @@ class _Failure:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Opening(Generic[ModelT]):
-    """A model whose loading is being finished in the event loop."""
-
-    offer: Offer[ModelT]
-    model: ModelT
-    task: asyncio.Future[None]
-
-
 class Slot(Generic[ModelT]):
     """One name and what is loaded under it.
 
@@ -71,11 +56,11 @@ class Slot(Generic[ModelT]):
 
     def __init__(self, offer: Offer[ModelT], canary: Canary[ModelT], *, keep: bool = True, idle_s: float = 0) -> None:
         self.name, self.offer = offer.name, offer
-        self._canary, self._keep, self._idle_s = canary, keep, idle_s
+        self._keep, self._idle_s = keep, idle_s
+        self._loader = Loader(self.name, canary)
         self._version: Version[ModelT] | None = None
         self._failure: _Failure | None = None
         self._task: asyncio.Task[str | None] | None = None
-        self._opening: _Opening[ModelT] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._retiring: dict[Version[ModelT], asyncio.Task[None]] = {}
         self._visits = 0
@@ -110,8 +95,8 @@ class Slot(Generic[ModelT]):
         """Why it could not be loaded or cannot work now, or how far it is, in words for the operator."""
         if self._version:
             return self._trouble
-        if self._opening:
-            return self._opening.offer.trouble(self._opening.model)
+        if self._loader.opening:
+            return self._loader.progress
         return self._failure.reason if self._failure else None
 
     @property
@@ -220,21 +205,22 @@ class Slot(Generic[ModelT]):
         """
         if self._working and not self.outdated(offer or self.offer):
             raise Conflict(f"The model {self.name!r} is being loaded just now. Try again when that is done.")
-        given_up = self._give_up()
+        given_up = self._task if self._loader.give_up() else None
         self._task = asyncio.create_task(self._replace(offer or self.offer, given_up), name=f"replace {self.name}")
         if reason := await _result(self._task):
             raise SetupError(reason)
 
     def outdated(self, offer: Offer[ModelT]) -> bool:
         """Whether what is being loaded can be given up for an offer, and is something else."""
-        return self._version is None and self._opening is not None and self._opening.offer.recipe != offer.recipe
+        opening = self._loader.opening
+        return self._version is None and opening is not None and opening.recipe != offer.recipe
 
     async def unload(self) -> None:
         """Free the memory until somebody asks for the model again. Raises Conflict while it is in use."""
-        if (self._working and not self._opening) or self._visits or self.calls:
+        if (self._working and not self._loader.opening) or self._visits or self.calls:
             raise Conflict(f"The model {self.name!r} is at work. Try again when it has nothing to do.")
-        if given_up := self._give_up():
-            await asyncio.wait({given_up})
+        if self._task and self._loader.give_up():
+            await asyncio.wait({self._task})
         self._set_timer(None)
         self._failure = None
         await self._drain()
@@ -244,12 +230,12 @@ class Slot(Generic[ModelT]):
         """Free everything once the last recording in work with it is done."""
         await self._unvisited.wait()
         await self.close()
-        self._closing = True  # for good
+        self._closing = self._loader.unwanted = True  # for good
 
     async def close(self) -> None:
         """Free everything now. A load that runs is given up, or waited for while it is in its thread."""
-        self._closing = True
-        self._give_up()
+        self._closing = self._loader.unwanted = True
+        self._loader.give_up()
         self._set_timer(None)
         self._unvisited.set()
         for old in self._retiring:
@@ -262,7 +248,7 @@ class Slot(Generic[ModelT]):
             await asyncio.wait(self._retiring.values())
         self._set_timer(None)
         self._task = self._failure = None
-        self._closing = False
+        self._closing = self._loader.unwanted = False
 
     @property
     def _trouble(self) -> str | None:
@@ -272,16 +258,9 @@ class Slot(Generic[ModelT]):
     def _working(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def _give_up(self) -> asyncio.Task[str | None] | None:
-        """End a load that is being opened; gives the task that then fails, for who waits for that."""
-        if self._opening is None:
-            return None
-        self._opening.task.cancel()
-        return self._task
-
     async def _load(self) -> str | None:
         try:
-            version = await self._loaded(self.offer)
+            version = await self._loader.load(self.offer)
         except SetupError as error:
             return self._fail(str(error))
         self._serve(version)
@@ -293,7 +272,7 @@ class Slot(Generic[ModelT]):
         if self._version is None:
             self.offer, self._failure = offer, None
             return await self._load()
-        hears = await self._hears(self._version)
+        hears = await self._loader.hears(self._version)
         if self._retiring:  # so that there are never more than two
             await asyncio.wait(self._retiring.values())
         try:
@@ -308,7 +287,7 @@ class Slot(Generic[ModelT]):
         if not beside:
             await self._drain()
         try:
-            new = await self._tried(offer, hears=hears)
+            new = await self._loader.replacement(offer, hears=hears)
         except SetupError as error:
             reason = str(error)
             if self._version is None:
@@ -326,82 +305,6 @@ class Slot(Generic[ModelT]):
             self._fail(reason)
         else:
             await self._load()
-
-    async def _tried(self, offer: Offer[ModelT], *, hears: bool) -> Version[ModelT]:
-        """A new version that does with the canary what the old one did. Raises SetupError."""
-        version = await self._loaded(offer)
-        why = offer.trouble(version.model) or await self._fault(version, hears=hears)
-        if why is None:
-            return version
-        await version.close()
-        await asyncio.to_thread(memory.give_back)
-        raise SetupError(f"{self.name} was loaded, but does not serve: {why.removesuffix('.')}.")
-
-    async def _fault(self, version: Version[ModelT], *, hears: bool) -> str | None:
-        """What is wrong with how a new version does with the canary."""
-        try:
-            async with asyncio.timeout(CANARY_SECONDS):
-                version.hears = await self._canary(version.model)
-        except TimeoutError:
-            return f"it took more than {CANARY_SECONDS:g} s over the canary recording"
-        except Exception as error:  # whatever it is, this model must not serve
-            log.exception("canary failed", extra={"model": self.name})
-            return f"it failed on the canary recording: {type(error).__name__}: {error}"
-        if hears and not version.hears:
-            return "it makes nothing of the canary recording, and the old one does"
-        return None
-
-    async def _hears(self, old: Version[ModelT]) -> bool:
-        """Whether the canary can be expected of a new version: a broken or random one may be replaced by any.
-
-        Asked once, since it stands in the old one's queue.
-        """
-        if old.hears is None:
-            try:
-                async with asyncio.timeout(CANARY_SECONDS):
-                    old.hears = await self._canary(old.model)
-            except Exception as error:  # noqa: BLE001  whatever it is, it is the old one's
-                log.warning("the old model fails on the canary", extra={"model": self.name, "reason": repr(error)})
-        return bool(old.hears)
-
-    async def _loaded(self, offer: Offer[ModelT]) -> Version[ModelT]:
-        """Load a version, which does not serve yet. Raises SetupError."""
-        began = time.monotonic()
-        version = None
-        try:
-            version = Version(await asyncio.to_thread(offer.load))
-            await self._open(offer, version.model)
-        except SetupError as error:
-            log.error("model not loaded", extra={"model": self.name, "reason": str(error)})
-            reason = str(error)
-        except Exception as error:
-            # Whatever a model library raises must not kill the service.
-            log.exception("model not loaded", extra={"model": self.name})
-            reason = f"Loading {self.name} failed: {type(error).__name__}: {error}"
-        else:
-            log.info("model ready", extra={"model": self.name, "seconds": round(time.monotonic() - began, 2)})
-            return version
-        if version:
-            await version.close()
-        # Raised here and not above: an error's traceback would keep what was loaded until then.
-        await asyncio.to_thread(memory.give_back)
-        raise SetupError(reason)
-
-    async def _open(self, offer: Offer[ModelT], model: ModelT) -> None:
-        """Finish a load. Raises SetupError when it is given up, and whatever the model raises."""
-        if offer.open is None:
-            return
-        given_up = SetupError("It was given up before it was ready.")
-        if self._closing:
-            raise given_up
-        self._opening = _Opening(offer, model, asyncio.ensure_future(offer.open(model)))
-        try:
-            await asyncio.wait({self._opening.task})
-            if self._opening.task.cancelled():
-                raise given_up
-            self._opening.task.result()
-        finally:
-            self._opening = None
 
     async def _drain(self) -> None:
         """Free the version that serves, after its last call."""
