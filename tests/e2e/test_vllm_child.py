@@ -46,7 +46,7 @@ def until_ready(server, status="ok"):
         health = httpx2.get(f"{server.url}/health").json()
         if health["status"] == status:
             return said
-        said.append(health["notice"])
+        said.append(httpx2.get(f"{server.url}/admin/status").json()["models"][0]["reason"])
         time.sleep(0.1)
     raise AssertionError(server.log.read_text()[-5000:])
 
@@ -73,7 +73,7 @@ def server(tmp_path, marker):
 
 def test_it_comes_up_comes_back_and_goes_with_the_service(server, marker):
     said = until_ready(server)
-    assert any(re.search(r"vLLM: It is starting, \d+ s so far: \w", notice or "") for notice in said), said
+    assert any(re.search(r"vLLM: It is starting, \d+ s so far: \w", reason or "") for reason in said), said
     assert post(server, "/api/v1/transcribe", "jfk.flac").json()["data"]["text"] == JFK
     lines = [line for line in server.lines() if line["logger"] == "tingdao.engines.vllm.child"]
     assert {"vLLM starts", "vLLM ready"} <= {line["message"] for line in lines}

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from tingdao.api.edge import WORKING, NativeError, NativeSuccess, errors_of, success
 from tingdao.api.forms import form_schema, read_form
 from tingdao.api.options import OptionFields, ShownVocabulary, options_of, vocabulary_of
-from tingdao.api.ready import failure
+from tingdao.api.ready import LOADING, failure
 from tingdao.engines.registry import ModelState
 from tingdao.pipeline.service import Service
 from tingdao.types import Segment, Transcript
@@ -142,7 +142,7 @@ def _health(state: ModelState) -> Health:
     stand_in = state.card.stand_in if state.card else None
     notice = STAND_IN_NOTICE if stand_in else None
     if status == "loading":
-        notice = state.reason
+        notice = LOADING
     if status == "failed":
         notice = failure(state)
     return Health(status=status, model=state.name, stand_in=stand_in, notice=notice)

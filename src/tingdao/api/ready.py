@@ -11,6 +11,7 @@ from tingdao.api.admission import Admission
 from tingdao.engines.registry import ModelState
 from tingdao.pipeline.service import Service
 
+LOADING = "The model is being loaded. How far it is, is in the log and in /admin/status."
 DETAIL = re.compile(r"[.:] ")
 """What the first part of a server's reason ends with."""
 
@@ -47,7 +48,7 @@ def _reason(state: ModelState) -> str | None:
     """Why the model would not answer."""
     if state.state == "ready" or (state.state == "idle" and not state.kept):  # the next request loads it
         return None
-    return failure(state) if state.state == "failed" else "The model is being loaded."
+    return failure(state) if state.state == "failed" else LOADING
 
 
 def failure(state: ModelState) -> str:
