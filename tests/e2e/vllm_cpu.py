@@ -22,6 +22,7 @@ import httpx2
 import pytest
 
 from e2e.conftest import NOT_TESTED, free_port
+from tingdao.engines.vllm.prompt import TEMPLATE
 
 ROOT = Path(__file__).parent.parent.parent
 HOME = ROOT / ".venv-vllm"
@@ -29,7 +30,7 @@ MODEL = ROOT / "tests" / "fixtures" / "tiny-qwen3-asr"
 PINS = Path(__file__).with_name("vllm_cpu.txt")
 READY_SECONDS = 240
 
-OPTIONS = ["--served-model-name", "qwen3-asr", "--host", "127.0.0.1"]
+OPTIONS = ["--served-model-name", "qwen3-asr", "--host", "127.0.0.1", "--chat-template", str(TEMPLATE)]
 OPTIONS += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "4"]
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -76,7 +77,7 @@ for path in ("io", "transforms", "transforms.functional", "transforms.v2", "tran
 
 
 class VllmServer:
-    """`vllm serve` with the tiny model on a free port, or the one that `VLLM_URL` names. options: for it, more."""
+    """`vllm serve` with the tiny model on a free port; without options, the one that `VLLM_URL` names."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.process = None
