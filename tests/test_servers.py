@@ -174,7 +174,7 @@ class TestShown:
                 await all_up(engine)
                 one.mode = other.mode = "silent"
                 calls = [asyncio.create_task(engine.recognise(CLIP, Ask())) for _ in range(2)]
-                await until(lambda: (one.running, other.running) == (1, 1))
+                await until(lambda: (one.hung, other.hung) == (1, 1))
                 other.mode = "well"
                 engine.fleet.upstreams.lose(of(engine, one), "a test wants it so")
                 await until(lambda: calls[0].done() or calls[1].done())

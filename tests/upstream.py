@@ -41,7 +41,7 @@ class Double:
         vars(self).update(DEFAULTS | settings)
         self.asked: list[dict] = []
         self.connections = 0
-        self.running = self.done = self.left = 0
+        self.running = self.done = self.left = self.hung = 0
         self.audio_done = 0.0
         self.busy = 0.0  # seconds at work, of those with a speed
         self._turn = asyncio.Lock()
@@ -143,6 +143,7 @@ class Double:
             if self.mode == "cut" and number == len(pieces) // 2:
                 raise ConnectionResetError
             if self.mode == "silent" and number == 2:
+                self.hung += 1
                 await asyncio.sleep(3600)
             count += 1
             choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
