@@ -12,6 +12,7 @@ from asgi import scope_of
 from conftest import FakeEngine
 from test_edge import PATH, multipart, until
 from tingdao.api.admission import Admission, Upload
+from tingdao.api.ready import LOADING
 from tingdao.engines.base import Recognition
 from tingdao.errors import DeadlineExceeded, Overloaded, Stopping, UploadTimeout
 from tingdao.pipeline.load import Load
@@ -345,7 +346,7 @@ def test_not_ready_while_loading_while_failed_and_while_stopping(make_client, en
     async def main():
         async with client.session() as http:
             first = await http.get("/ready")
-            assert (first.status_code, first.json()["reason"]) == (503, "The model is being loaded.")
+            assert (first.status_code, first.json()["reason"]) == (503, LOADING)
             assert (await ask(http, PATH, short)).status_code == 200
             ready = await http.get("/ready")
             assert (ready.status_code, ready.json()) == (200, {"ready": True, "model": "fake", "reason": None})
