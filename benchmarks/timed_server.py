@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 
-from tingdao import app, server
+from tingdao import models, server
 from tingdao.engines.base import Ask, ModelCard, Partial, Recognition
 from tingdao.engines.offer import Offer
 from tingdao.settings import load
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4, help="clips at once")
     given = parser.parse_args()
     offer = Offer("timed", lambda: TimedEngine(given.seconds, given.width))
-    app.offers = lambda _: [offer]
+    models.offers = lambda _: [offer]
     read = partial(load, server={"port": 0})
     server.serve(read(), read)
 

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 import fake_hub
 from tingdao import cli
-from tingdao.app import qwen_folders
 from tingdao.engines.openvino import engine as openvino
 from tingdao.engines.openvino.weights import open_converted
+from tingdao.models import qwen_folders
 from tingdao.settings import Settings
 from tiny_qwen import TRAINED, write_original
 

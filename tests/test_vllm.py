@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from serving import CLIP, SAID, engine_on, of, run, until
-from tingdao import app, checkup
+from tingdao import checkup, models
 from tingdao.engines.base import Ask
 from tingdao.engines.registry import Registry
 from tingdao.engines.vllm import fleet
@@ -873,7 +873,7 @@ class TestService:
         async def main():
             double = await Double().start()
             settings = Settings(state_dir=tmp_path, vllm=VllmSettings(upstreams=[double.url], wait_s=0))
-            registry = Registry(app.offers(settings), app.aliases(settings), settings.models)
+            registry = Registry(models.offers(settings), models.aliases(settings), settings.models)
             assert registry.default == "qwen3-asr"
             registry.start()
             await until(lambda: registry.state().state == "ready")
@@ -896,7 +896,7 @@ class TestService:
 
                 def offers(*doubles):
                     named = VllmSettings(upstreams=[double.url for double in doubles], wait_s=0.3)
-                    return app.offers(Settings(state_dir=tmp_path, vllm=named))
+                    return models.offers(Settings(state_dir=tmp_path, vllm=named))
 
                 registry = Registry(offers(one), {})
                 registry.start()

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from fake_vllm import program
-from tingdao import app, checkup, cli, server
+from tingdao import app, checkup, cli, models, server
 from tingdao.engines import hubs
 from tingdao.engines.base import Ask
 from tingdao.engines.canary import recording
@@ -376,7 +376,7 @@ class TestService:
         settings = self.settings(tmp_path, command, serve="some/model")
 
         async def main():
-            registry = Registry(app.offers(settings), {})
+            registry = Registry(models.offers(settings), {})
             registry.start()
             await until(lambda: "50%" in (registry.state().reason or ""))
             assert registry.state().state == "loading"
@@ -417,12 +417,12 @@ class TestService:
         slow = self.settings(tmp_path, command, serve="some/model")
 
         async def main():
-            registry = Registry(app.offers(slow), {})
+            registry = Registry(models.offers(slow), {})
             registry.start()
             await until(started)
             fake(delay=0)
             better = self.settings(tmp_path, command, serve="some/model", arguments=["--better", "yes"])
-            assert await registry.update(app.offers(better), {}) == []
+            assert await registry.update(models.offers(better), {}) == []
             assert registry.state().state == "ready"
             first, second = started()
             assert "--better" in second["arguments"]
@@ -435,13 +435,13 @@ class TestService:
         started = fake(delay=0)
 
         async def main():
-            registry = Registry(app.offers(self.settings(tmp_path, command, serve="some/model")), {})
+            registry = Registry(models.offers(self.settings(tmp_path, command, serve="some/model")), {})
             await registry.load()
             (first,) = started()
             seen = []
             waiting = asyncio.create_task(self._watch(started, seen))
             other = self.settings(tmp_path, command, serve="other/model")
-            assert await registry.update(app.offers(other), {}) == []
+            assert await registry.update(models.offers(other), {}) == []
             await waiting
             assert seen == [True]
             assert started()[1]["arguments"][1] == "other/model"
@@ -451,7 +451,7 @@ class TestService:
 
             # One that cannot start: the operator is told why, and what was there before comes back.
             wrong = self.settings(tmp_path, command, serve="other/model", arguments=["--wrong"])
-            (problem,) = await registry.update(app.offers(wrong), {})
+            (problem,) = await registry.update(models.offers(wrong), {})
             assert "unrecognized arguments: --wrong" in problem
             await until(lambda: registry.state().state == "ready")
             await registry.close()
@@ -466,26 +466,26 @@ class TestService:
     def test_which_model(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(SetupError, match=r"`tingdao download 1.7b` fetches it"):
-            app.offers(self.settings(tmp_path, "vllm", serve="1.7b"))
+            models.offers(self.settings(tmp_path, "vllm", serve="1.7b"))
         with pytest.raises(SetupError, match="no model 'nonsense'"):
-            app.offers(self.settings(tmp_path, "vllm", serve="nonsense"))
+            models.offers(self.settings(tmp_path, "vllm", serve="nonsense"))
         (tmp_path / "mine").mkdir()
-        assert app.served_by_vllm(self.settings(tmp_path, "vllm", serve="mine")) == str(tmp_path / "mine")
-        assert app.served_by_vllm(self.settings(tmp_path, "vllm", serve="Qwen/x")) == "Qwen/x"
-        assert app.served_by_vllm(self.settings(tmp_path, "vllm")) == ""
+        assert models.served_by_vllm(self.settings(tmp_path, "vllm", serve="mine")) == str(tmp_path / "mine")
+        assert models.served_by_vllm(self.settings(tmp_path, "vllm", serve="Qwen/x")) == "Qwen/x"
+        assert models.served_by_vllm(self.settings(tmp_path, "vllm")) == ""
 
     def test_what_vllm_serves_is_not_offered_in_this_process_too(self, tmp_path):
         settings = self.settings(tmp_path, "vllm", serve="1.7b")
         folder = settings.models_dir / "qwen3-asr-1.7b"
         folder.mkdir(parents=True)
         (folder / hubs.RECORD).write_text("{}")
-        offers = app.offers(settings)
+        offers = models.offers(settings)
         assert [offer.name for offer in offers] == ["qwen3-asr", "whisper-base"]
         assert offers[0].recipe.serve == str(folder.resolve())
-        registry = Registry(offers, app.aliases(settings))
+        registry = Registry(offers, models.aliases(settings))
         assert {registry.resolve(name) for name in ("auto", "1.7b", "qwen3-asr-1.7b")} == {"qwen3-asr"}
         named = settings.model_copy(update={"model": "1.7b"})
-        assert app.offers(named)[0].name == "qwen3-asr"
+        assert models.offers(named)[0].name == "qwen3-asr"
 
     def test_check_says_what_would_be_started(self, tmp_path, command, fake):
         fake()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tingdao
-from tingdao import app
+from tingdao import app, models
 from tingdao.engines import hubs, weights
 from tingdao.engines.openvino.weights import is_converted, open_converted
 from tingdao.engines.qwen import runtime as qwen_runtime
@@ -134,7 +134,7 @@ def _vllm(settings: Settings) -> list[Finding]:
 def _own_vllm(settings: Settings) -> list[Finding]:
     """Whether vLLM is there for what this service is to serve with it."""
     try:
-        model = app.served_by_vllm(settings)
+        model = models.served_by_vllm(settings)
     except SetupError:
         return []  # it is the default model that is unknown then
     if not model:
@@ -156,11 +156,11 @@ def _own_vllm(settings: Settings) -> list[Finding]:
 
 def _models(settings: Settings) -> list[Finding]:
     findings = []
-    folders = app.qwen_folders(settings)
+    folders = models.qwen_folders(settings)
     for name, folder in folders.items():
         found = examine_folder(folder)
         findings += [Finding(f"{name}: {each.what}", each.good, each.advice) for each in found]
-    if aligner := app.aligner_offer(settings):
+    if aligner := models.aligner_offer(settings):
         findings.append(Finding(f"{aligner.name} is set up: words get times"))
     findings += _own_vllm(settings)
     findings += _vllm(settings)
@@ -174,7 +174,7 @@ def _models(settings: Settings) -> list[Finding]:
             )
         )
     try:
-        default = app.offers(settings)[0].name
+        default = models.offers(settings)[0].name
     except SetupError as error:
         return [*findings, Finding("The default model is unknown", good=False, advice=str(error), fatal=True)]
     stand_in = default == weights.WHISPER_BASE.name

@@ -113,12 +113,12 @@ def _key_store() -> Iterator[tuple[KeyStore, Ledger]]:
 
 def _model_names(text: str) -> frozenset[str]:
     """Real names of models; says which are none of this machine's now, since a typo would shut the key out."""
-    from tingdao import app
+    from tingdao import models
     from tingdao.engines import weights
 
     given = {name.strip() for name in text.split(",") if name.strip()}
     names = frozenset(weights.QWEN[name].name if name in weights.QWEN else name for name in given)
-    known = {offer.name for offer in app.offers(read_settings())}
+    known = {offer.name for offer in models.offers(read_settings())}
     for name in sorted(names - known):
         click.echo(f"Note: there is no model {name!r} here now. Models: {', '.join(sorted(known))}.", err=True)
     return names
