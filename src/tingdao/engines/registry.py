@@ -23,27 +23,23 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from tingdao.engines import canary, routing
 from tingdao.engines.base import Ask, Engine, ModelCard, Partial, Recognition
 from tingdao.engines.offer import Offer
+from tingdao.engines.plan import CHOICE, Plan
 from tingdao.engines.routing import Load
 from tingdao.engines.servers import Change, Server
 from tingdao.engines.slot import Slot, State
-from tingdao.errors import BadRequest, Conflict, EngineFailed, ModelNotFound, SetupError
-from tingdao.settings import ModelsSettings, Route, RoutingSettings
+from tingdao.errors import BadRequest, Conflict, EngineFailed, SetupError
+from tingdao.settings import ModelsSettings, RoutingSettings
 from tingdao.turns import Turns
 from tingdao.types import Clip
 
 log = logging.getLogger(__name__)
 
-DEFAULT = "default"
-"""The name that always means the default model, or the routes where there are some."""
-AUTO = "auto"
-"""The same, as a wish: the service is to choose."""
-CHOICE = frozenset({DEFAULT, AUTO})
 FAILURES = 3
 """So many failed calls in a row and routes avoid a model."""
 AVOIDED_SECONDS = 30.0
@@ -100,7 +96,7 @@ class Registry:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._changing = False
         self.created = int(time.time())
-        self._adopt(_Plan.of(offers, aliases, models, routes))
+        self._adopt(Plan.of(offers, aliases, models, routes))
 
     # Names.
 
@@ -234,7 +230,7 @@ class Registry:
         gone is freed when the last recording in work with it is done.
         Raises SetupError when the settings contradict themselves, Conflict.
         """
-        return await self._to_the_end(self._update(_Plan.of(offers, aliases, models, routes)))
+        return await self._to_the_end(self._update(Plan.of(offers, aliases, models, routes)))
 
     async def close(self) -> None:
         """Free every model."""
@@ -251,7 +247,7 @@ class Registry:
         await self._to_the_end(change())
         return self.state(slot.name)
 
-    async def _update(self, plan: _Plan) -> list[str]:
+    async def _update(self, plan: Plan) -> list[str]:
         with self._alone():
             problems = []
             for name, offer in plan.offers.items():
@@ -285,7 +281,7 @@ class Registry:
         if keep:
             await slot.load()
 
-    def _adopt(self, plan: _Plan) -> None:
+    def _adopt(self, plan: Plan) -> None:
         """Let names mean what a plan says, and let go of what it does not offer."""
         self._plan = plan
         for name, offer in plan.offers.items():
@@ -321,69 +317,6 @@ class Registry:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is to be served, as the settings say, with all names resolved.
-
-    offers: by name, the default model first. kept: names of models that stay loaded.
-    idle_s: seconds after which the others are unloaded; 0 is never.
-    """
-
-    offers: Mapping[str, Offer[Engine]]
-    default: str
-    aliases: Mapping[str, str]
-    routes: tuple[Route, ...] = ()
-    kept: frozenset[str] = frozenset()
-    idle_s: float = 0
-
-    @classmethod
-    def of(
-        cls,
-        offers: Sequence[Offer[Engine]],
-        aliases: Mapping[str, str],
-        models: ModelsSettings,
-        routes: RoutingSettings,
-    ) -> _Plan:
-        """Raises SetupError that names the setting at fault."""
-        names = cls({offer.name: offer for offer in offers}, offers[0].name, aliases)
-        routed = tuple(
-            route.model_copy(update={"model": names.required(route.model, "[routing] auto")}) for route in routes.auto
-        )
-        kept = {names.required(name, "[models] preload") for name in models.preload}
-        if kept & CHOICE:
-            kept |= {route.model for route in routed} | {names.default}
-        return replace(names, routes=routed, kept=frozenset(kept - CHOICE), idle_s=models.idle_unload_s)
-
-    def meaning(self, name: str | None) -> str:
-        """The name of a model, or one of `CHOICE`. Raises ModelNotFound."""
-        wanted = name or AUTO
-        for _ in range(len(self.aliases) + 1):  # an alias may name another one
-            if wanted in self.offers:
-                return wanted
-            if wanted not in self.aliases:
-                break
-            wanted = self.aliases[wanted]
-        if wanted in CHOICE:
-            return wanted
-        raise ModelNotFound(
-            f"There is no model {(name or '')[:80]!r} here. Models: {', '.join(self.offers)}; "
-            f"{DEFAULT!r} is {self.default!r}.",
-            param="model",
-        )
-
-    def required(self, name: str, setting: str) -> str:
-        """The same for a name in a setting. Raises SetupError."""
-        try:
-            return self.meaning(name)
-        except ModelNotFound as error:
-            raise SetupError(f"{setting} is wrong: {error.message}") from None
-
-    def with_default(self, name: str, offer: Offer[Engine]) -> _Plan:
-        """The same with another default model, offered even where it was not."""
-        offers = {name: offer} | {each: self.offers[each] for each in self.offers if each != name}
-        return replace(self, offers=offers, default=name, kept=self.kept | {name})
 
 
 @dataclass(eq=False, slots=True)
