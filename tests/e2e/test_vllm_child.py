@@ -13,8 +13,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from conftest import RECORDINGS
 from e2e.conftest import Server
-from e2e.test_vllm import JFK, post
+from e2e.test_vllm import JFK
 from e2e.vllm_cpu import ENVIRONMENT, MODEL, OPTIONS, READY_SECONDS, installed
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]  # the first time vLLM is installed
@@ -51,6 +52,14 @@ def until_ready(server, status="ok"):
     raise AssertionError(server.log.read_text()[-5000:])
 
 
+def heard(server):
+    """What it makes of a recording."""
+    file = {"file": (RECORDINGS / "jfk.flac").read_bytes()}
+    answer = httpx2.post(f"{server.url}/api/v1/transcribe", files=file, timeout=120)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]["text"]
+
+
 @pytest.fixture
 def marker():
     return f"test-{os.getpid()}-{time.monotonic_ns()}"
@@ -74,7 +83,7 @@ def server(tmp_path, marker):
 def test_it_comes_up_comes_back_and_goes_with_the_service(server, marker):
     said = until_ready(server)
     assert any(re.search(r"vLLM: It is starting, \d+ s so far: \w", reason or "") for reason in said), said
-    assert post(server, "/api/v1/transcribe", "jfk.flac").json()["data"]["text"] == JFK
+    assert heard(server) == JFK
     lines = [line for line in server.lines() if line["logger"] == "tingdao.engines.vllm.child"]
     assert {"vLLM starts", "vLLM ready"} <= {line["message"] for line in lines}
     assert not [line for line in server.lines() if line["level"] == "error"]
@@ -83,7 +92,7 @@ def test_it_comes_up_comes_back_and_goes_with_the_service(server, marker):
     os.kill(vllm(marker), signal.SIGKILL)
     until_ready(server, "failed")
     until_ready(server)
-    assert post(server, "/api/v1/transcribe", "jfk.flac").json()["data"]["text"] == JFK
+    assert heard(server) == JFK
     # Nothing of the first one is left, its engine neither, which holds the memory.
     assert before & set(processes(marker)) == {server.process.pid}
 
