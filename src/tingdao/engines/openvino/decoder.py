@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tingdao.engines.openvino.graph import decoder_graph
 from tingdao.engines.openvino.runtime import compile_graph, computing, exact, fast
-from tingdao.engines.openvino.weights import Weights
+from tingdao.engines.openvino.weights import GROUP, Weights
 
 Floats = NDArray[np.float32]
 
@@ -47,7 +47,7 @@ class Decoder:
     def __init__(self, weights: Weights, threads: int) -> None:
         text = weights.config["text_config"]
         self._weights = weights
-        options = exact() if weights.precision == "float32" else fast()
+        options = {"float32": exact(), "int8": fast(), "int4": fast(GROUP)}[weights.precision]
         self._model = compile_graph(decoder_graph(weights), threads, **options)
         self._request = self._model.create_infer_request()
         powers = np.arange(0, text["head_dim"], 2, dtype=np.float32) / text["head_dim"]
