@@ -49,8 +49,8 @@ def exact() -> dict[str, Any]:
 def fast(group: int = ACTIVATIONS) -> dict[str, Any]:
     """Properties with which products and memory are in 8 bits, and everything between them in float32.
 
-    group: numbers of a row with a scale of their own. More than share one in the matrix, and the library multiplies
-    without the instructions for whole numbers: matrices of 4 bits took 2.5 times as long for a prompt.
+    group: numbers of a row with a scale of their own. Not more than share one in the matrix: else the library unpacks
+    the matrix, and a prompt takes 2.5 times as long.
     """
     whole = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group, "KV_CACHE_PRECISION": "u8"}
     return exact() | whole
