@@ -15,8 +15,8 @@ setup: .venv/ready  ## .venv with the command tingdao and the embedded model
 serve: setup     ## set up and serve on http://127.0.0.1:8000
 	$(BIN)/tingdao serve
 
-test: .venv/tools  ## set up and run the fast tests
-	$(BIN)/python -m pytest -q
+test: .venv/tools  ## set up and run the fast tests, on all cores
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8
 
 test-full: .venv/torch  ## the tests with a real server, real models, PyTorch, a browser and Node (needs chromium, npm)
 	$(BIN)/python -m pytest -q -m "(e2e or qwen) and not vllm"
