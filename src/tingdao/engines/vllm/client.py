@@ -3,8 +3,8 @@
 What is dialled is the address that was looked up, under the name of the URL. There are no proxies, redirects, cookies
 or variables of the environment. A request that is left before its answer is through closes its connection.
 
-An answer comes in many small pieces, so what a client costs by the piece counts: aiohttp takes a third of what httpx
-does, and whoever need not see every piece lets them gather (benchmarks/README.md).
+An answer comes in many small pieces, so what a client costs by the piece counts: aiohttp takes half of what httpx does,
+and whoever need not see every piece lets them gather (benchmarks/README.md, "Gateway").
 """
 
 from __future__ import annotations
