@@ -163,6 +163,11 @@ class Registry:
         for name in self._plan.kept:
             self._served[name].slot.begin()
 
+    def card(self, name: str | None = None) -> ModelCard | None:
+        """What a model is and can do, while it is loaded. Raises ModelNotFound."""
+        model = self._served[self.resolve(name)].slot.model
+        return model.card if model else None
+
     def states(self) -> list[ModelState]:
         """Every model and how far it is."""
         return [self.state(name) for name in self._plan.offers]
@@ -174,7 +179,7 @@ class Registry:
         return ModelState(
             slot.name,
             slot.state,
-            card=slot.model.card if slot.model else None,
+            card=self.card(slot.name),
             reason=slot.reason,
             since=slot.since,
             reloading=slot.reloading,

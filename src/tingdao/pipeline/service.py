@@ -29,7 +29,7 @@ from tingdao.observe import Metrics, during, figures
 from tingdao.pipeline.load import Load
 from tingdao.pipeline.passing import needs_samples, pass_on
 from tingdao.pipeline.transcribe import Transcriber
-from tingdao.text.finish import Finishing, worked
+from tingdao.text.finish import Finisher, Finishing, worked
 from tingdao.text.vocabulary import Vocabulary
 from tingdao.turns import Lane
 from tingdao.types import SAMPLE_RATE, Event, Opening, Options, Progress, Segment, Sent, Transcript, Usage
@@ -153,7 +153,7 @@ class Service:
             engine, lane = await held.enter_async_context(self._leased(model))
             options = _with_languages(options, engine.card.languages)
             aligner = await self._aligner(held, engine.card, options)
-            finisher = await worked(self.finishing.finisher, options, vocabulary, light=self.finishing.light(options))
+            finisher = await self._finisher(options, vocabulary)
             async with aclosing(self.transcriber.run(spool, engine, lane, options, finisher, aligner)) as events:
                 async for event in events:
                     yield event
@@ -168,19 +168,20 @@ class Service:
     ) -> tuple[Transcript | None, Usage]:
         """As `passing.pass_on`, with the model that a recording of this length gets; None too where that fails."""
         name = self._ranked(sent.duration, model, options)[0]
-        card = self.registry.state(name).card
+        card = self.registry.card(name)
         if card is None or card.sent_limit < sent.duration:
             return None, Usage()
         try:
             async with self._leased(name) as (engine, lane):
                 options = _with_languages(options, engine.card.languages)
-                finisher = await worked(
-                    self.finishing.finisher, options, vocabulary, light=self.finishing.light(options)
-                )
+                finisher = await self._finisher(options, vocabulary)
                 return await pass_on(sent, engine, lane, options, finisher)
         except (NotTaken, EngineFailed, ModelUnavailable) as error:
             log.info("not recognised as it was sent", extra={"model": name, "reason": str(error)})
             return None, Usage()
+
+    async def _finisher(self, options: Options, vocabulary: Vocabulary) -> Finisher:
+        return await worked(self.finishing.finisher, options, vocabulary, light=self.finishing.light(options))
 
     @asynccontextmanager
     async def _leased(self, model: str) -> AsyncIterator[tuple[Lent, Lane]]:
