@@ -294,6 +294,14 @@ class TestAnswers:
 
 
 class TestFindingOut:
+    @pytest.mark.parametrize("error", [OSError("no such host"), ValueError("embedded null byte")])
+    def test_a_name_that_cannot_be_looked_up_is_told_of(self, error):
+        async def lookup(*_):
+            raise error
+
+        found = run(lambda: examine_all(VllmSettings(upstreams=("http://gpus.internal",)), lookup))
+        assert found == [("http://gpus.internal", f"The name cannot be looked up: {error}")]
+
     @pytest.mark.parametrize(
         "event",
         [

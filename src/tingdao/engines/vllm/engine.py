@@ -362,7 +362,7 @@ async def examine_all(settings: VllmSettings, lookup: Lookup = system_lookup) ->
         for url in settings.upstreams:
             try:
                 addresses = await resolve(url, lookup)
-            except (OSError, UnicodeError) as error:
+            except OSError as error:
                 found.append((url, f"The name cannot be looked up: {error}"))
                 continue
             found += await asyncio.gather(*(one(address) for address in addresses))

@@ -242,7 +242,7 @@ class Fleet:
         """Where a URL leads to; where it led to before, when that cannot be found out."""
         try:
             found = await resolve(url, self._lookup)
-        except (OSError, ValueError) as error:  # the second: no host can have such a name
+        except OSError as error:
             self._missing[url] = f"The name cannot be looked up: {error}"
             log.warning("upstream not found", extra={"upstream": url, "reason": str(error)})
             return [known for known in self._servers if known.url == url]

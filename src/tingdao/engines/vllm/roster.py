@@ -67,5 +67,8 @@ async def resolve(url: str, lookup: Lookup = system_lookup) -> list[Address]:
         ipaddress.ip_address(parts.hostname)
     except ValueError:
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        return [Address(url, ip) for ip in await lookup(parts.hostname, port)]
+        try:
+            return [Address(url, ip) for ip in await lookup(parts.hostname, port)]
+        except ValueError as error:  # no host can have such a name
+            raise OSError(str(error)) from None
     return [Address(url)]
