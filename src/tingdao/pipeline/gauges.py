@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,14 +98,15 @@ class Gauges(Collector):
         ]
         for kind, shown in ((GaugeMetricFamily, SERVERS), (CounterMetricFamily, SERVER_TOTALS)):
             for name, what, of_server in shown:
-                family = kind(f"tingdao_server_{name}", what, labels=["model", "server"])
-                for labels, server in now:
-                    family.add_metric(labels, float(of_server(server)))
-                yield family
+                values = ((labels, of_server(server)) for labels, server in now)
+                yield _filled(kind(f"tingdao_server_{name}", what, labels=["model", "server"]), values)
 
 
 def _family(name: str, what: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
-    family = GaugeMetricFamily(name, what, labels=[label])
-    for key, value in values:
-        family.add_metric([key], float(value))
+    return _filled(GaugeMetricFamily(name, what, labels=[label]), (([key], value) for key, value in values))
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, values: Iterable[tuple[Sequence[str], float]]) -> Metric:
+    for labels, value in values:
+        family.add_metric(labels, float(value))
     return family
