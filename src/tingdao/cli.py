@@ -24,7 +24,7 @@ from tingdao.commands.evaluate import evaluate
 from tingdao.commands.keys import keys
 from tingdao.commands.models import convert, download
 from tingdao.commands.servers import servers
-from tingdao.commands.setup import given, model_options, read_settings, stop
+from tingdao.commands.setup import given, model_options, read_settings, service_options, service_url, stop
 from tingdao.errors import BadRequest, SetupError, TingdaoError
 
 if TYPE_CHECKING:
@@ -251,8 +251,7 @@ async def _with_progress(service: Service, source: BinaryIO, name: str, options:
 
 @main.command()
 @click.argument("model", required=False)
-@click.option("--url", help="Address of the service.  [default: this machine, at the port of the settings]")
-@click.option("--key", envvar="TINGDAO_KEY", help="An admin's key, where the service has keys; or set TINGDAO_KEY.")
+@service_options
 def reload(model: str | None, url: str | None, key: str | None) -> None:
     """Have a running service load MODEL anew while it serves, by default its default model.
 
@@ -260,7 +259,7 @@ def reload(model: str | None, url: str | None, key: str | None) -> None:
     """
     from tingdao import remote
 
-    url = url or f"http://127.0.0.1:{read_settings().server.port}"
+    url = service_url(url)
     click.echo(f"{url} loads {model or 'the default model'} anew …", err=True)
 
     def waiting(seconds: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tingdao.columns import columns
-from tingdao.commands.setup import read_settings, stop
+from tingdao.commands.setup import service_options, service_url, stop
 from tingdao.errors import SetupError
 
 HEADER = ("server", "state", "version", "model", "calls", "audio at work", "pace", "answered", "failed", "moved")
@@ -18,8 +18,7 @@ HEADER = ("server", "state", "version", "model", "calls", "audio at work", "pace
 @click.argument("change", required=False, type=click.Choice(("add", "drain", "resume", "remove")))
 @click.argument("server", required=False)
 @click.option("--model", help="Model name.  [default: the default model]")
-@click.option("--url", help="Address of the service.  [default: this machine, at the port of the settings]")
-@click.option("--key", envvar="TINGDAO_KEY", help="An admin's key, where the service has keys; or set TINGDAO_KEY.")
+@service_options
 def servers(change: str | None, server: str | None, model: str | None, url: str | None, key: str | None) -> None:
     """Show the vLLM servers of a running service, or add, drain, resume or remove SERVER.
 
@@ -30,11 +29,10 @@ def servers(change: str | None, server: str | None, model: str | None, url: str 
 
     if change and not server:
         raise click.UsageError(f"Which server? tingdao servers {change} http://gpu1:8000")
-    url = url or f"http://127.0.0.1:{read_settings().server.port}"
     path = f"/admin/{change}-server" if change else "/admin/status"
     body = {"model": model, "server": server} if change else None
     try:
-        answer = asyncio.run(remote.ask(url, path, body, key, lambda _: None))
+        answer = asyncio.run(remote.ask(service_url(url), path, body, key, lambda _: None))
     except SetupError as error:
         stop(error)
     if change:

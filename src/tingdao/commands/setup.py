@@ -27,6 +27,23 @@ def model_options(command: CommandT) -> CommandT:
     return command
 
 
+def service_options(command: CommandT) -> CommandT:
+    """Which running service, for operators; see `service_url`."""
+    for option in (
+        click.option(
+            "--key", envvar="TINGDAO_KEY", help="An admin's key, where the service has keys; or set TINGDAO_KEY."
+        ),
+        click.option("--url", help="Address of the service.  [default: this machine, at the port of the settings]"),
+    ):
+        command = option(command)
+    return command
+
+
+def service_url(url: str | None) -> str:
+    """Where the service is that is meant."""
+    return url or f"http://127.0.0.1:{read_settings().server.port}"
+
+
 def read_settings(**flags: Any) -> Settings:  # noqa: ANN401  flags of any type
     """Settings with the flags that were really given."""
     from tingdao import settings
