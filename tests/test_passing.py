@@ -14,6 +14,7 @@ import pytest
 
 import media
 from conftest import RECORDINGS, FakeEngine
+from serving import SAID, until
 from tingdao import app
 from tingdao.database import Database
 from tingdao.engines.base import Ask, NotTaken, Recognition
@@ -28,7 +29,6 @@ from upstream import Double
 
 JFK = (RECORDINGS / "jfk.flac").read_bytes()
 NATIVE, OPENAI, CHAT = "/api/v1/transcribe", "/v1/audio/transcriptions", "/v1/chat/completions"
-SAID = "In eighteen thirteen."
 
 
 def passing_engine(limit=30.0, **more):
@@ -44,12 +44,6 @@ def passing_engine(limit=30.0, **more):
 def ways(engine):
     """How each clip came to the engine."""
     return ["sent" if clip.sent else "decoded" for clip, _ in engine.asked]
-
-
-async def until(condition):
-    """Wait for something to come about."""
-    while not condition():  # noqa: ASYNC110  what changes is a fake's counter
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from fake_vllm import program
+from serving import SAID, run, until
 from tingdao import app, checkup, cli, models, server
 from tingdao.engines import hubs
 from tingdao.engines.base import Ask
@@ -27,20 +28,7 @@ from tingdao.errors import SetupError
 from tingdao.settings import Settings, VllmSettings, load
 from upstream import Double
 
-SAID = "In eighteen thirteen."
 CLIP = recording()
-
-
-def run(main):
-    return asyncio.run(main())
-
-
-async def until(condition, seconds=10):
-    """Wait for something to come about; a test that waits in vain fails here."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        await asyncio.sleep(0.01)
 
 
 def alive(pid):
@@ -502,6 +490,11 @@ class TestService:
             finding.what: finding for finding in checkup.examine(self.settings(tmp_path, str(broken), serve="a/model"))
         }
         assert "ImportError: libcuda.so.1" in told[f"{broken} cannot be run"].advice
+        broken.write_text("#!/bin/sh\necho >&2\nexit 1\n")  # it fails and says nothing
+        told = {
+            finding.what: finding for finding in checkup.examine(self.settings(tmp_path, str(broken), serve="a/model"))
+        }
+        assert "exit status 1" in told[f"{broken} cannot be run"].advice
 
 
 class TestCommandLine:

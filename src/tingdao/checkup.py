@@ -148,8 +148,8 @@ def _own_vllm(settings: Settings) -> list[Finding]:
             [program, "--version"], capture_output=True, text=True, timeout=VERSION_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        said = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1]
-        return [Finding(f"{program} cannot be run", good=False, advice=said)]
+        said = str(getattr(error, "stderr", None) or "").strip() or str(error)
+        return [Finding(f"{program} cannot be run", good=False, advice=said.splitlines()[-1])]
     version = asked.stdout.split()[-1] if asked.stdout.split() else "of an unknown version"
     return [Finding(f"vLLM {version} in {program} would serve {model}")]
 
