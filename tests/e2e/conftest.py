@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from conftest import RECORDINGS
 from tingdao.engines.weights import WHISPER_BASE, find
 from tiny_qwen import ALIGNER, TRAINED
 
@@ -208,6 +209,21 @@ def vllm(tmp_path_factory):
     running = VllmServer(tmp_path_factory.mktemp("vllm"))
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def files():
+    """A plain file server with the recordings, beside the service: its host and port."""
+    server = subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(RECORDINGS)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    yield re.search(r"http://(127\.0\.0\.1:\d+)", server.stdout.readline())[1]
+    server.terminate()
+    server.stdout.close()
+    server.wait(10)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,6 @@ import contextlib
 import io
 import json
 import re
-import subprocess
-import sys
 import time
 import wave
 from pathlib import Path
@@ -49,22 +47,6 @@ def wav(samples: np.ndarray, rate: int, channels: int) -> bytes:
         file.setframerate(rate)
         file.writeframes(pcm.tobytes())
     return body.getvalue()
-
-
-@pytest.fixture(scope="module")
-def files():
-    """A plain file server beside the service, and its address."""
-    server = subprocess.Popen(
-        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(RECORDINGS)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    address = re.search(r"http://(127\.0\.0\.1:\d+)", server.stdout.readline())[1]
-    yield address
-    server.terminate()
-    server.stdout.close()
-    server.wait(10)
 
 
 @pytest.fixture(scope="module")

@@ -37,21 +37,6 @@ FORCED = {"continue_final_message": True, "add_generation_prompt": False}
 
 
 @pytest.fixture(scope="module")
-def files():
-    """The recordings behind a URL, and its host."""
-    server = subprocess.Popen(
-        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(RECORDINGS)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    yield re.search(r"http://(127\.0\.0\.1:\d+)", server.stdout.readline())[1]
-    server.terminate()
-    server.stdout.close()
-    server.wait(10)
-
-
-@pytest.fixture(scope="module")
 def server(vllm, files, tmp_path_factory):
     """The service in front of vLLM."""
     running = Server(
