@@ -211,7 +211,7 @@ class Ways:
             upstream,
             "/v1/chat/completions",
             "application/json",
-            Question.of(CLIP, encoding=arguments.encoding).body("qwen3-asr", "", 300),
+            Question.of(CLIP, encoding=arguments.encoding).chat("qwen3-asr", "", 300).body,
         )
         form = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="clip.flac"\r\n\r\n'.encode()
         form += flac(CLIP) + f"\r\n--{BOUNDARY}--\r\n".encode()
@@ -292,8 +292,8 @@ async def where_it_goes() -> None:
     steps = {
         "FLAC": middle(lambda: flac(CLIP)),
         "WAV": middle(lambda: wav(CLIP)),
-        "question with FLAC: FLAC, base64, JSON": middle(lambda: Question.of(CLIP).body("m", "", 50)),
-        "question with WAV": middle(lambda: Question.of(CLIP, encoding="wav").body("m", "", 50)),
+        "question with FLAC: FLAC, base64, JSON": middle(lambda: Question.of(CLIP).chat("m", "", 50).body),
+        "question with WAV": middle(lambda: Question.of(CLIP, encoding="wav").chat("m", "", 50).body),
     }
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as upload:
         upload.write(flac(CLIP))

@@ -82,7 +82,7 @@ class TestQuestions:
 
     @pytest.mark.parametrize("encoding", ["flac", "wav"])
     def test_a_question_is_json_with_the_whole_clip(self, encoding):
-        body = json.loads(Question.of(CLIP, "Ada\nLovelace", encoding).body("m", "", 50))
+        body = json.loads(Question.of(CLIP, "Ada\nLovelace", encoding).chat("m", "", 50).body)
         assert audio_seconds(body) == CLIP.duration
         assert body["messages"][0] == {"role": "system", "content": "Ada\nLovelace"}
         assert (body["model"], body["max_tokens"], body["temperature"], body["stream"]) == ("m", 50, 0, True)
@@ -90,7 +90,7 @@ class TestQuestions:
 
     @pytest.mark.parametrize("text", ["<|im_end|>", "a<|audio_pad|>b", "<asr_text>x", "</tool_call>", "<<|im_start|>"])
     def test_what_callers_write_steers_nothing(self, text):
-        body = json.loads(Question.of(CLIP, text).body("m", f"language English<asr_text>{text}", 50))
+        body = json.loads(Question.of(CLIP, text).chat("m", f"language English<asr_text>{text}", 50).body)
         system, last = (message["content"] for message in audio(body))
         assert last.startswith("language English<asr_text>")
         for written in (system, last.removeprefix("language English<asr_text>")):
@@ -349,13 +349,77 @@ class TestFindingOut:
 
         run(main)
 
-    def test_a_server_that_does_not_go_on_cannot_be_told_the_language(self):
+    @pytest.mark.parametrize("upload", [None, ()])
+    def test_a_server_that_can_be_told_the_language_in_no_way(self, upload):
         async def main():
-            async with Double(obeys=False) as double, engine_on(double) as engine:
+            async with Double(obeys=False, upload=upload) as double, engine_on(double) as engine:
+                assert engine.trouble is None
                 assert engine.card.can == {"stream", "context"}
-                with pytest.raises(UnsupportedOption) as refused:
+                with pytest.raises(UnsupportedOption, match="cannot be told the language: its chat") as refused:
                     await engine.recognise(CLIP, Ask(language="en"))
                 assert refused.value.param == "language"
+
+        run(main)
+
+    def test_a_server_that_does_not_go_on_is_told_the_language_by_an_upload(self):
+        async def main():
+            async with Double(obeys=False) as double, engine_on(double) as engine:
+                assert engine.card.can == {"stream", "context", "force_language"}
+                assert (await engine.recognise(CLIP, Ask())).text == SAID
+                assert "uploaded" not in double.asked[-1]
+                heard = await engine.recognise(CLIP, Ask(language="en", context="Ada <|im_end|>", max_tokens=50))
+                assert (heard.text, heard.language, heard.ended) == (SAID, "en", "stop")
+                assert heard.usage.prompt_tokens > 20 + 4 * 13
+                assert heard.usage.completion_tokens == 3
+                assert double.asked[-1]["uploaded"] == {
+                    "model": "qwen3-asr", "max_completion_tokens": "50", "temperature": "0", "stream": "true",
+                    "stream_include_usage": "true", "language": "en", "to_language": "en", "prompt": "Ada < |im_end|>",
+                }  # fmt: skip
+                assert audio_seconds(double.asked[-1]) == 4
+                parts = [part async for part in engine.recognise_stream(CLIP, Ask(language="en"))]
+                assert len(parts) > 2
+                assert "".join(part.delta for part in parts) == parts[-1].final.text == SAID
+                double.said = "language English<asr_text>" + "na " * 500
+                assert (await engine.recognise(CLIP, Ask(language="en"))).ended == "loop"
+
+        run(main)
+
+    def test_what_an_upload_cannot_do_is_refused(self):
+        long = Clip(np.resize(CLIP.samples, 16_000 * 31))
+
+        async def main():
+            async with Double(obeys=False, upload=("language",)) as double, engine_on(double) as engine:
+                for clip, ask, why in (
+                    (CLIP, Ask(language="yue"), "cannot be told 'yue'"),
+                    (CLIP, Ask(language="en", context="Ada"), "takes no context with a language"),
+                    (CLIP, Ask(prefix="In"), "cannot be told the language: its chat"),
+                    (long, Ask(language="en"), "only with clips of up to 30 s"),
+                ):
+                    with pytest.raises(UnsupportedOption, match=why):
+                        await engine.recognise(clip, ask)
+                assert (await engine.recognise(long, Ask())).text == SAID
+
+        run(main)
+
+    def test_a_clip_goes_where_it_can_be_done_as_asked(self):
+        async def main():
+            async with (
+                Double() as able,
+                Double(obeys=False, upload=None) as other,
+                engine_on(able, other, wait_s=0.2) as engine,
+            ):
+                await until(lambda: len(engine.fleet.upstreams.up) == 2)
+                assert "force_language" in engine.card.can
+                before = other.done
+                asks = [Ask(language="en"), Ask(prefix="In")] * 4
+                heard = await asyncio.gather(*(engine.recognise(CLIP, ask) for ask in asks))
+                assert {each.text for each in heard} == {SAID}
+                assert other.done == before
+                await asyncio.gather(*(engine.recognise(CLIP, Ask()) for _ in range(8)))
+                assert other.done > before
+                able.mode = "error"  # the other one is no help
+                with pytest.raises((EngineFailed, ModelUnavailable)):
+                    await engine.recognise(CLIP, Ask(language="en"))
 
         run(main)
 
@@ -413,23 +477,28 @@ class TestFindingOut:
 
         run(main)
 
-    def test_the_card_is_what_all_servers_can(self):
+    def test_the_card_is_what_servers_take(self):
         async def main():
             async with (
                 Double() as one,
-                Double(length=4096, obeys=False) as other,
+                Double(length=4096, obeys=False, upload=None) as other,
                 engine_on(one, other, width=5) as engine,
             ):
                 await until(lambda: len(engine.fleet.upstreams.up) == 2)
-                assert (engine.card.width, engine.card.can) == (10, {"stream", "context"})
+                assert (engine.card.width, engine.card.can) == (10, {"stream", "context", "force_language"})
                 assert engine.card.clip_limit < 60
 
         run(main)
 
     def test_check_says_it(self, tmp_path):
         async def main():
-            async with Double() as good, Double(version="2.0") as other, Double(obeys=False) as deaf:
-                urls = [good.url, other.url, deaf.url]
+            async with (
+                Double() as good,
+                Double(version="2.0") as other,
+                Double(obeys=False, upload=()) as deaf,
+                Double(obeys=False, upload=("language",)) as hard_of_hearing,
+            ):
+                urls = [good.url, other.url, deaf.url, hard_of_hearing.url]
                 settings = Settings(state_dir=tmp_path, vllm=VllmSettings(upstreams=urls))
                 return good.url, await asyncio.to_thread(checkup.examine, settings)
 
@@ -440,7 +509,10 @@ class TestFindingOut:
         assert not lines[1].good
         assert "vLLM 2.0" in lines[1].advice
         assert lines[2].what.endswith("can: context, stream")
+        assert lines[2].advice.startswith("It cannot be told the language: its chat template leaves out")
         assert f"--chat-template and a copy of {TEMPLATE}" in lines[2].advice
+        assert lines[3].what.endswith("can: context, force_language, stream")
+        assert "clips of more than 30 s, nor a context with a language: its chat" in lines[3].advice
         assert any("would serve qwen3-asr" in finding.what for finding in findings)
 
     @pytest.mark.parametrize(
@@ -557,6 +629,42 @@ class TestFailures:
                 assert rest[-1].final.text == "one two three four five six"
                 leads = [audio(body)[-1]["content"] for body in one.asked + other.asked if audio(body)]
                 assert "language English<asr_text>one" in leads
+
+        run(main)
+
+    @pytest.mark.parametrize("ask", [Ask(), Ask(language="en")])
+    def test_a_server_that_cannot_go_on_says_it_again_and_nothing_is_given_twice(self, ask):
+        async def main():
+            async with (
+                Double(obeys=False) as one,
+                Double(obeys=False) as other,
+                engine_on(one, other, retries=5) as engine,
+            ):
+                await until(lambda: len(engine.fleet.upstreams.up) == 2)
+                one.said = other.said = "language English<asr_text>one two three four five six"
+
+                async def broken_off():
+                    """What is left of an answer whose server broke off, and its beginning."""
+                    one.mode = other.mode = "cut"
+                    one.hung = other.hung = 0
+                    parts = engine.recognise_stream(CLIP, ask)
+                    first = (await anext(parts)).delta
+                    await until(lambda: one.hung + other.hung)
+                    one.mode = other.mode = "well"
+                    assert first in {"one", "one two", "one two three"}
+                    return first, parts
+
+                first, parts = await broken_off()
+                rest = [part async for part in parts]
+                assert first + "".join(part.delta for part in rest) == "one two three four five six"
+                final = rest[-1].final
+                assert (final.text, final.ended) == ("one two three four five six", "stop")
+                assert final.usage.completion_tokens == (6 if ask.language else 9)
+
+                _, parts = await broken_off()
+                one.said = other.said = "language English<asr_text>another two three four five six"
+                with pytest.raises(EngineFailed):
+                    [part async for part in parts]
 
         run(main)
 

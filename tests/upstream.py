@@ -1,6 +1,6 @@
 """A double of a vLLM server that serves Qwen3-ASR, which can be slow, fail, freeze, dribble and refuse.
 
-It speaks what Tingdao needs of vLLM 0.32: /health, /version, /v1/models, /tokenize, and streamed chat. It hears
+It speaks what Tingdao needs of vLLM 0.32: /health, /version, /v1/models, /tokenize, streamed chat and uploads. It hears
 nothing: every clip is answered with the same words. In a process of its own: `python upstream.py '{"speed": 20}'`
 prints its port; only the standard library is used, so that it starts at once.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import email
 import json
 import re
 import sys
@@ -25,6 +26,7 @@ DEFAULTS = {
     "audio": True,
     "refuses": None,  # a file that it cannot read
     "obeys": True,  # goes on with the assistant's message
+    "upload": ("language", "prompt"),  # what of an upload it goes by; None: it takes none
     "ids": True,
     "counts": True,
     "said": SAID,
@@ -82,6 +84,8 @@ class Double:
                     await self._send(writer, 401, {"error": "Unauthorized"})
                 elif path == "/v1/chat/completions":
                     await self._watched(reader, writer, json.loads(body))
+                elif path == "/v1/audio/transcriptions" and self.upload is not None:
+                    await self._watched(reader, writer, self._uploaded(head, body))
                 else:
                     await self._send(writer, *self._answer(path, body))
         self._open.discard(writer)
@@ -104,6 +108,25 @@ class Double:
         body = b"" if said is None else json.dumps(said).encode()
         writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         await writer.drain()
+
+    def _uploaded(self, head, body):
+        """What an upload asks for, as a chat that it would do with."""
+        message = email.message_from_bytes(re.search(r"(?i)content-type: .*", head)[0].encode() + b"\r\n\r\n" + body)
+        parts = {part.get_param("name", header="content-disposition"): part for part in message.get_payload()}
+        kind, audio = parts["file"].get_content_subtype(), parts.pop("file").get_payload(decode=True)
+        fields = {name: part.get_payload(decode=True).decode() for name, part in parts.items()}
+        url = f"data:audio/{kind};base64,{base64.b64encode(audio).decode()}"
+        messages = [{"role": "user", "content": [{"audio_url": {"url": url}}]}]
+        if "prompt" in self.upload and fields.get("prompt"):
+            messages.insert(0, {"role": "system", "content": fields["prompt"]})
+        told = "language" in self.upload and "language" in fields
+        lead = [{"role": "assistant", "content": "language English<asr_text>"}] if told else []
+        return {
+            "uploaded": fields,
+            "model": fields["model"],
+            "messages": messages + lead,
+            "max_tokens": int(fields["max_completion_tokens"]),
+        }
 
     async def _watched(self, reader, writer, body):
         """Answer a question for as long as the other side is there."""
@@ -139,25 +162,28 @@ class Double:
         await asyncio.sleep(self.latency)
         pieces = self._pieces(body, lead)
         count = 0
+        ids = self.ids and "uploaded" not in body
         for number, (text, token) in enumerate(pieces):
             if self.mode == "cut" and number == len(pieces) // 2:
+                self.hung += 1
                 raise ConnectionResetError
             if self.mode == "silent" and number == 2:
                 self.hung += 1
                 await asyncio.sleep(3600)
             count += 1
             choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
-            await self._event(writer, {"choices": [choice | ({"token_ids": [token]} if self.ids else {})]})
+            await self._event(writer, {"choices": [choice | ({"token_ids": [token]} if ids else {})]})
             await asyncio.sleep(self.gap)
             if count >= body["max_tokens"] or text in body.get("stop", ()):
                 break
         cut, stopped = count >= body["max_tokens"], bool(pieces) and text in body.get("stop", ())
         last = {"delta": {"content": ""}, "finish_reason": "length" if cut else "stop"}
         last |= {"stop_reason": text if stopped else None}
-        if self.ids:
+        if ids:
             last["token_ids"] = [] if cut or stopped else [1]
         await self._event(writer, {"choices": [last]})
-        usage = {"prompt_tokens": 20 + int(seconds * 13), "completion_tokens": count + (not cut and not stopped)}
+        told = sum(len(each["content"]) for each in body["messages"] if "uploaded" in body and each["role"] != "user")
+        usage = {"prompt_tokens": 20 + told + int(seconds * 13), "completion_tokens": count + (not cut and not stopped)}
         await self._event(writer, {"choices": [], "usage": usage})
         await self._event(writer, "[DONE]")
         writer.write(b"0\r\n\r\n")
@@ -180,7 +206,7 @@ class Double:
 
     def _pieces(self, body, lead):
         said = self.said
-        if lead and self.obeys:
+        if lead and (self.obeys or "uploaded" in body):
             said = said.removeprefix(lead) if said.startswith(lead) else said.partition("<asr_text>")[2]
         texts = re.findall(r"<asr_text>| ?[^ <]+|<| ", said)
         return [(text, 10 + sum(map(ord, text))) for text in texts]

@@ -135,18 +135,19 @@ class Server:
                 stderr=log,
                 stdout=log,
             )
-        self.url = self._wait_for("serving")["url"].rstrip("/")
+        self.url = self.wait_for("serving")["url"].rstrip("/")
 
-    def _wait_for(self, message: str, seconds: float = 60) -> dict:
+    def wait_for(self, message: str, seconds: float = 60, **fields: object) -> dict:
+        """The first line of the log with a message and such fields; a request's comes after its answer."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for line in self.lines():
-                if line["message"] == message:
+                if line["message"] == message and fields.items() <= line.items():
                     return line
             if self.process.poll() is not None:
                 break
             time.sleep(0.02)
-        raise AssertionError(f"no {message!r} in the log:\n{self.log.read_text()}")
+        raise AssertionError(f"no {message!r} with {fields} in the log:\n{self.log.read_text()}")
 
     def lines(self) -> list[dict]:
         complete = self.log.read_text().rpartition("\n")[0]

@@ -88,6 +88,7 @@ def test_openais_client_does_not_insist_on_a_spent_quota(own):
             spent.audio.transcriptions.create(model="default", file=recording)
         assert caught.value.code == "quota_exceeded"
         assert time.monotonic() - began < 10
+    own.wait_for("request", 10, key="spent")
     requests = [line for line in own.lines() if line.get("key") == "spent" and line["message"] == "request"]
     assert [line["error"] for line in requests] == ["quota_exceeded"]
 

@@ -327,17 +327,26 @@ def test_what_is_wrong_is_said_by_health_log_and_check(wrong, tmp_path, what):
 
 
 def test_a_template_that_leaves_the_assistant_out(second, tmp_path):
-    """Everything but a forced language, which is refused."""
+    """A language is forced all the same, by an upload; what that cannot do is refused."""
     settings = {"TINGDAO_VLLM_UPSTREAMS": json.dumps([second.url]), "TINGDAO_VLLM_KEY": KEY}
     told = check(second.url, TINGDAO_STATE_DIR=str(tmp_path), **settings)
-    assert "can: context, stream\n" in told
+    assert "can: context, force_language, stream\n" in told
+    assert "It cannot be told Cantonese and Filipino, nor the language of clips of more than 30 s: its chat" in told
     running = Server(tmp_path / "state", **settings)
     try:
         running.wait_until_ready()
         file = {"file": (RECORDINGS / "jfk.flac").read_bytes()}
         post = f"{running.url}/api/v1/transcribe"
         assert httpx2.post(post, files=file, timeout=60).json()["data"]["text"] == JFK
-        refused = httpx2.post(post, files=file, data={"language": "en"}, timeout=60)
+        forced = httpx2.post(post, files=file, data={"language": "en", "prompt": "Kennedy"}, timeout=60)
+        assert forced.json()["data"]["text"] == JFK
+        with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
+            fields = {"model": "default", "file": minute(), "language": "en", "stream": True}
+            got = list(client.audio.transcriptions.create(**fields))
+        assert got[-1].text.count("ask not what your country") == 5
+        assert "".join(event.delta for event in got[:-1]) == got[-1].text
+        assert got[-1].usage.total_tokens > 5 * 150
+        refused = httpx2.post(post, files=file, data={"language": "yue"}, timeout=60)
         assert (refused.status_code, refused.json()["param"]) == (400, "language")
     finally:
         assert running.stop() == 0

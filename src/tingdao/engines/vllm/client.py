@@ -10,6 +10,7 @@ and whoever need not see every piece lets them gather (benchmarks/README.md, "Ga
 from __future__ import annotations
 
 import asyncio
+import io
 import ipaddress
 import ssl
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 import aiohttp
 from yarl import URL
 
+LARGE_BYTES = 1024 * 1024
+"""A longer body is sent in pieces, between which others have their turn in the event loop."""
 KEEP_ALIVE_SECONDS = 3.0
 """How long an idle connection is kept: less than the 5 s after which vLLM closes it."""
 
@@ -99,18 +102,24 @@ class Client:
 
     @asynccontextmanager
     async def request(
-        self, method: str, address: Address, path: str, body: bytes | None = None
+        self,
+        method: str,
+        address: Address,
+        path: str,
+        body: bytes | None = None,
+        content_type: str = "application/json",
     ) -> AsyncGenerator[Response, None]:
         """Send a request; gives the answer when its head is there. Raises ConnectFailed, ConnectionBroke."""
         url, name = URL(address.url + path), None
         headers = {"Host": url.host_port_subcomponent or ""}
         if address.ip:
             url, name = url.with_host(address.ip), url.raw_host
+        data = io.BytesIO(body) if body and len(body) > LARGE_BYTES else body
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = content_type
         with _translated():
             answer = await self._session.request(
-                method, url, data=body, headers=headers, server_hostname=name, allow_redirects=False
+                method, url, data=data, headers=headers, server_hostname=name, allow_redirects=False
             )
         try:
             yield Response(answer)

@@ -5,23 +5,25 @@
 
 What an answer means, when it loops and how long it may be is the same as in this process (`qwen.answer`,
 `qwen.dialogue`). A caller that leaves, and a loop, close the connection, which ends the work on the server. When a
-server fails, another one begins again, or goes on from the text that a live caller has already been given.
+server fails, another one begins again, or goes on from the text that a live caller has already been given; one that
+cannot go on from a text says it once more, and what is known is not given again.
+
+Servers differ in what they can be told (`examine.Facts`): a clip goes only to those that can do what is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 
 from tingdao import languages
 from tingdao.cores import on_core
-from tingdao.engines.base import Ability, Ask, Ended, ModelCard, NotTaken, Partial, Recognition
-from tingdao.engines.qwen import dialogue
-from tingdao.engines.qwen.answer import TAG, AnswerReader, hears_nothing, opening, parse
+from tingdao.engines.base import Ability, Ask, ModelCard, NotTaken, Partial, Recognition
+from tingdao.engines.qwen.answer import AnswerReader
 from tingdao.engines.qwen.dialogue import answer_budget
+from tingdao.engines.vllm.answer import Answer
 from tingdao.engines.vllm.child import Child
 from tingdao.engines.vllm.client import Address
 from tingdao.engines.vllm.examine import Facts, examine, room
@@ -29,7 +31,7 @@ from tingdao.engines.vllm.fleet import Fleet
 from tingdao.engines.vllm.prompt import Encoding, Question, plain
 from tingdao.engines.vllm.roster import Lookup, resolve, system_lookup
 from tingdao.engines.vllm.upstreams import Call, Moved, NoneUp, Upstream
-from tingdao.engines.vllm.wire import Broken, Busy, Misfit, Piece, Refused, Unreachable, UpstreamError, Wire
+from tingdao.engines.vllm.wire import Broken, Busy, Misfit, Refused, Unreachable, UpstreamError, Wire
 from tingdao.errors import (
     ContextTooLong,
     EngineFailed,
@@ -39,7 +41,7 @@ from tingdao.errors import (
     UnsupportedOption,
 )
 from tingdao.settings import VllmSettings
-from tingdao.types import Clip, Usage
+from tingdao.types import Clip
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +115,14 @@ class VllmEngine:
         self._context_limit, clip_limit = room(min(lengths, default=None), self._settings.context_tokens)
         encoding: Encoding = "wav" if up and all(self.fleet.address(each).local for each in up) else "flac"
         self._encoding = encoding if self._settings.encoding == "auto" else self._settings.encoding
-        everything: frozenset[Ability] = frozenset({"stream", "context", "force_language"})
+        can: frozenset[Ability] = frozenset().union(*(each.can for each in facts))
         self.card = ModelCard(
             name=self._settings.name,
             family="qwen3-asr",
             languages=frozenset(languages.NAMES),
             clip_limit=clip_limit,
             width=self._settings.width * max(1, len(facts)),
-            can=everything.intersection(*(each.can for each in facts)),
+            can=can or frozenset({"stream", "context", "force_language"}),
             sent_limit=min(self._settings.pass_through_s, clip_limit),
         )
 
@@ -132,7 +134,7 @@ class VllmEngine:
         self._check(clip, ask)
         try:
             question = Question.of(clip, ask.context)
-            async with self.fleet.upstreams.call(clip.duration, set(), 0.0) as call:
+            async with self.fleet.upstreams.call(clip.duration, set(), 0.0, self._fit(clip, ask)) as call:
                 async with aclosing(self._try(call, question, answer, gather)) as pieces:
                     async for piece in pieces:
                         yield piece
@@ -147,9 +149,10 @@ class VllmEngine:
         tried: set[Upstream] = set()
         left = self._settings.retries
         deadline = asyncio.get_running_loop().time() + self._settings.timeout_s
+        fit = self._fit(clip, ask)
         while answer.ended is None:
             try:
-                async with self.fleet.upstreams.call(clip.duration, tried, self._settings.wait_s) as call:
+                async with self.fleet.upstreams.call(clip.duration, tried, self._settings.wait_s, fit) as call:
                     try:
                         async with aclosing(self._try(call, question, answer, gather)) as pieces:
                             async for piece in pieces:
@@ -178,13 +181,13 @@ class VllmEngine:
 
     async def _try(self, call: Call, question: Question, answer: Answer, gather: float) -> AsyncGenerator[str, None]:
         """What one server says. Raises UpstreamError, Moved."""
-        address = self.fleet.address(call.upstream)
-        model = self.fleet.facts[call.upstream].identity.model
-        await self._check_context(call, model, answer.ask.context)
+        address, facts = self.fleet.address(call.upstream), self.fleet.facts[call.upstream]
+        await self._check_context(call, facts.identity.model, answer.ask.context)
+        if not facts.continues:
+            answer.say_again()
         while answer.ended is None:
-            lead, tag_only = answer.lead, answer.tag_only
-            body = question.body(model, lead, answer.budget_left, tag_only=tag_only)
-            async with aclosing(self._wire.ask(address, body, gather)) as answered:
+            tag_only, request = answer.tag_only, answer.request(question, facts)
+            async with aclosing(self._wire.ask(address, request, gather)) as answered:
                 while True:
                     try:
                         pieces = await call.wait(lambda: anext(answered, None), self._settings.idle_timeout_s)
@@ -219,6 +222,10 @@ class VllmEngine:
                 f"The context has {count} tokens; this model takes {self._context_limit}. Shorten it.", param="context"
             )
 
+    def _fit(self, clip: Clip, ask: Ask) -> Callable[[Upstream], bool]:
+        """Whether a server can do what is asked."""
+        return lambda upstream: self.fleet.facts[upstream].why_not(ask, clip.duration) is None
+
     def _blame(self, call: Call, error: UpstreamError) -> None:
         upstreams = self.fleet.upstreams
         if isinstance(error, Busy):
@@ -232,108 +239,14 @@ class VllmEngine:
             raise UnknownLanguage(f"Qwen3-ASR does not recognise {ask.language!r}.", param="language")
         if ask.words:
             raise UnsupportedOption("Qwen3-ASR gives no word times itself.", param="words")
-        if (ask.language or ask.prefix) and "force_language" not in self.card.can:
-            raise UnsupportedOption(
-                "A server of this model cannot be told the language: its chat template leaves it out.", param="language"
-            )
+        reasons = [self.fleet.facts[upstream].why_not(ask, clip.duration) for upstream in self.fleet.upstreams.up]
+        if reasons and all(reasons):
+            raise UnsupportedOption(f"No server of this model can do that; of one, {reasons[0]}.", param="language")
         if clip.duration > self.card.clip_limit:
             raise TooLong(
                 f"A clip of {clip.duration:.0f} s is more than this model takes in one piece here. Lower the clip "
                 "limit ([audio] clip_limit_s)."
             )
-
-
-@dataclass(slots=True)
-class Answer:
-    """What has been said about one clip so far, by however many servers.
-
-    budget: tokens that it may have. said: as the model says it. ids: of its tokens; characters where a server tells
-    none. tokens: that the model chose itself, without the end. shown: characters of `said` that were given away.
-    """
-
-    ask: Ask
-    budget: int
-    said: str = ""
-    ids: list[int] = field(default_factory=list)
-    tokens: int = 0
-    prompt_tokens: int | None = None
-    shown: int = 0
-    ended: Ended | None = None
-    _finish: Ended | None = None
-    _told: bool = False
-
-    @property
-    def tag_only(self) -> bool:
-        """Whether the next server is asked for the language only: a prefix goes behind the tag."""
-        return self.ask.language is None and bool(self.ask.prefix) and TAG not in self.said
-
-    @property
-    def lead(self) -> str:
-        """What is put into the model's mouth for it to go on with."""
-        if self.ask.language is not None:
-            return opening(self.ask.language, self.ask.prefix) + self.said
-        return self.said
-
-    @property
-    def budget_left(self) -> int:
-        """Tokens that may still come."""
-        return max(1, self.budget - self.tokens)
-
-    def take(self, pieces: Iterable[Piece]) -> str:
-        """The next pieces; gives what can be shown, and decides whether the answer has come to repeat itself."""
-        for piece in pieces:
-            self._take(piece)
-            if self.ended:
-                break
-        return self._fresh()
-
-    def turn(self, *, tag_only: bool) -> str:
-        """A server has said all that it was asked for; gives what can be shown."""
-        finish, self._finish = self._finish, None
-        if tag_only and finish == "stop" and TAG in self.said and not hears_nothing(self.said.partition(TAG)[0]):
-            self.said += self.ask.prefix
-        else:
-            self.ended = self.ended or finish
-        return self._fresh()
-
-    def restart(self) -> None:
-        """Forget what a server said that then failed, unless it was shown."""
-        if not self.shown:
-            self.said, self.tokens, self.prompt_tokens = "", 0, None
-            self.ids.clear()
-        self._finish = None
-
-    def recognition(self) -> Recognition:
-        """What it means."""
-        assert self.ended is not None
-        text, language = parse(self.said, self.ask)
-        return Recognition(text, language, usage=Usage(self.prompt_tokens or 0, self.tokens), ended=self.ended)
-
-    def _take(self, piece: Piece) -> None:
-        self.said += piece.text
-        if self.prompt_tokens is None:
-            self.prompt_tokens = piece.prompt_tokens
-        if piece.tokens is not None:
-            self._told = True
-            tokens = piece.tokens[: len(piece.tokens) - piece.ended_itself]
-            self.tokens += len(tokens)
-        else:
-            tokens = [ord(character) for character in piece.text]
-            if piece.completion_tokens and not self._told:  # once, with the end, after everything else
-                self.tokens += piece.completion_tokens - (self._finish == "stop")
-        for token in tokens:
-            self.ids.append(token)
-            if dialogue.loops(self.ids):
-                self.ended = "loop"
-                break
-        if piece.finish:
-            self._finish = "length" if piece.finish == "length" else "stop"
-
-    def _fresh(self) -> str:
-        if self.ask.language is None and TAG not in self.said:
-            return ""
-        fresh, self.shown = self.said[self.shown :], len(self.said)
-        return fresh
 
 
 def _refusal(error: Refused, ask: Ask, upstream: Upstream) -> Exception:

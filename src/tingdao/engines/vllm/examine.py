@@ -7,16 +7,19 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from tingdao.engines import canary
 from tingdao.engines.base import Ability, Ask
 from tingdao.engines.qwen.answer import opening, parse
 from tingdao.engines.qwen.dialogue import HOP, TOKENS_PER_SECOND, audio_tokens
 from tingdao.engines.vllm.client import Address
-from tingdao.engines.vllm.prompt import Question
-from tingdao.engines.vllm.wire import Broken, Busy, Identity, Misfit, UpstreamError, Wire
+from tingdao.engines.vllm.prompt import UPLOAD_LANGUAGES, UPLOAD_SECONDS, Question, Request
+from tingdao.engines.vllm.wire import Broken, Identity, Misfit, Refused, Wire
 from tingdao.settings import VllmSettings
 from tingdao.types import SAMPLE_RATE
+
+Told = Literal["language", "context"]
 
 CANARY_TOKENS = 48
 CLIP_LIMIT = 1200.0
@@ -31,10 +34,38 @@ SECOND_TOKENS = audio_tokens(SAMPLE_RATE // HOP) + TOKENS_PER_SECOND
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was found out about a server. can: as `ModelCard.can`."""
+    """What was found out about a server.
+
+    continues: whether it goes on with what is put into its mouth: a language, prefix text, what another server said.
+    upload: what an upload can tell it instead.
+    """
 
     identity: Identity
-    can: frozenset[Ability]
+    continues: bool
+    upload: frozenset[Told] = frozenset()
+
+    @property
+    def can(self) -> frozenset[Ability]:
+        """As `ModelCard.can`."""
+        always: frozenset[Ability] = frozenset({"stream", "context"})
+        return always | {"force_language"} if self.continues or "language" in self.upload else always
+
+    def why_not(self, ask: Ask, seconds: float) -> str | None:
+        """Why it cannot recognise a clip of so many seconds as it is asked to, in words for the caller."""
+        if self.continues or not (ask.language or ask.prefix):
+            return None
+        if ask.prefix or "language" not in self.upload:
+            return "it cannot be told the language: its chat template leaves that out"
+        if ask.language not in UPLOAD_LANGUAGES:
+            return f"its chat template leaves the language out, and it cannot be told {ask.language!r} otherwise"
+        if ask.context and "context" not in self.upload:
+            return "its chat template leaves the language out, and otherwise it takes no context with a language"
+        if seconds > UPLOAD_SECONDS:
+            return (
+                "its chat template leaves the language out, and otherwise it is told one only with clips of up to "
+                f"{UPLOAD_SECONDS:g} s ([audio] clip_limit_s)"
+            )
+        return None
 
 
 async def examine(wire: Wire, address: Address, settings: VllmSettings) -> tuple[Facts, float, float]:
@@ -47,18 +78,17 @@ async def examine(wire: Wire, address: Address, settings: VllmSettings) -> tuple
         if room(identity.length, settings.context_tokens)[1] < SHORTEST_LIMIT:
             raise Misfit(f"It takes {identity.length} tokens at once: start it with a larger --max-model-len")
         took, silent = await sing(wire, address, identity.model)
-        can: set[Ability] = {"stream", "context"}
-        if await _obeys(wire, address, identity.model):
-            can.add("force_language")
-    return Facts(identity, frozenset(can)), took, silent
+        continues = await _continues(wire, address, identity.model)
+        upload = frozenset() if continues else await _upload(wire, address, identity.model)
+    return Facts(identity, continues, upload), took, silent
 
 
 async def sing(wire: Wire, address: Address, model: str) -> tuple[float, float]:
     """Let a server recognise the canary: seconds in all, and of silence at most. Raises UpstreamError."""
-    body = _song().body(model, "", CANARY_TOKENS)
+    request = _song().chat(model, "", CANARY_TOKENS)
     began = last = time.monotonic()
     said, silent = "", 0.0
-    async with aclosing(wire.ask(address, body)) as answered:
+    async with aclosing(wire.ask(address, request)) as answered:
         async for pieces in answered:
             silent, last = max(silent, time.monotonic() - last), time.monotonic()
             said += "".join(piece.text for piece in pieces)
@@ -69,24 +99,42 @@ async def sing(wire: Wire, address: Address, model: str) -> tuple[float, float]:
     return last - began, silent
 
 
-async def _obeys(wire: Wire, address: Address, model: str) -> bool:
-    """Whether a language can be forced: words put into the model's mouth are not said again, or refused."""
-    said = ""
+async def _continues(wire: Wire, address: Address, model: str) -> bool:
+    """Whether words that are put into the model's mouth are gone on with, and not said again, or refused."""
     try:
-        async with aclosing(
-            wire.ask(address, _song().body(model, opening(canary.LANGUAGE), CANARY_TOKENS))
-        ) as answered:
-            async for pieces in answered:
-                said += "".join(piece.text for piece in pieces)
-    except (Misfit, Busy, Broken):
-        raise
-    except UpstreamError:
+        said, _ = await _said(wire, address, _song().chat(model, opening(canary.LANGUAGE), CANARY_TOKENS))
+    except Refused:
         return False
     return bool(said.strip()) and not said.lstrip().startswith("language")
 
 
-def _song() -> Question:
-    return Question.of(canary.recording(), encoding="wav")
+async def _upload(wire: Wire, address: Address, model: str) -> frozenset[Told]:
+    """What an upload can tell: that which makes the prompt longer."""
+    requests = (
+        _song().upload(model, None, 1),
+        _song().upload(model, canary.LANGUAGE, 1),
+        _song(canary.SAID).upload(model, canary.LANGUAGE, 1),
+    )
+    try:
+        bare, with_language, with_both = [(await _said(wire, address, request))[1] for request in requests]
+    except (Broken, Misfit, Refused):
+        return frozenset()
+    told: dict[Told, bool] = {"language": bare < with_language, "context": with_language < with_both}
+    return frozenset(what for what, longer in told.items() if longer)
+
+
+async def _said(wire: Wire, address: Address, request: Request) -> tuple[str, int]:
+    """What is said to a request, and how many tokens its prompt has. Raises UpstreamError."""
+    said, prompt_tokens = "", 0
+    async with aclosing(wire.ask(address, request)) as answered:
+        async for pieces in answered:
+            said += "".join(piece.text for piece in pieces)
+            prompt_tokens = max([prompt_tokens, *(piece.prompt_tokens or 0 for piece in pieces)])
+    return said, prompt_tokens
+
+
+def _song(context: str = "") -> Question:
+    return Question.of(canary.recording(), context, encoding="wav")
 
 
 def room(length: int | None, context_tokens: int) -> tuple[int, float]:

@@ -68,7 +68,8 @@ class Call:
     """One clip at one server.
 
     seconds: what it counts for. ahead: what was outstanding there when it began, itself included.
-    waiting: since when for what comes next (monotonic). silence: the longest time without anything, so far.
+    waiting: since when for what comes next (monotonic). fit: whether a server can do what it asks for.
+    silence: the longest time without anything, so far.
     """
 
     upstream: Upstream
@@ -76,6 +77,7 @@ class Call:
     ahead: float
     began: float
     waiting: float
+    fit: Callable[[Upstream], bool]
     silence: float = 0.0
     moved: bool = False
     _scope: asyncio.Timeout | None = None
@@ -173,16 +175,19 @@ class Upstreams:
         return [upstream for upstream in self.all.values() if upstream.state == "up" and not upstream.drained]
 
     @asynccontextmanager
-    async def call(self, seconds: float, tried: set[Upstream], patience: float) -> AsyncIterator[Call]:
+    async def call(
+        self, seconds: float, tried: set[Upstream], patience: float, fit: Callable[[Upstream], bool] = lambda _: True
+    ) -> AsyncIterator[Call]:
         """A place for a clip at one of the servers, for as long as the block lasts.
 
         seconds: of audio. tried: servers on which it failed, which are taken when there are no others.
         patience: how long to wait while no server is up, in seconds. Raises NoneUp after that.
+        fit: whether a server can do what is asked; the others are as if they were down.
         """
         seconds += OVERHEAD
-        upstream = await self._place(seconds, tried, patience)
+        upstream = await self._place(seconds, tried, patience, fit)
         now = time.monotonic()
-        call = Call(upstream, seconds, upstream.outstanding + seconds, now, now)
+        call = Call(upstream, seconds, upstream.outstanding + seconds, now, now, fit)
         upstream.calls[call] = None
         try:
             yield call
@@ -254,7 +259,8 @@ class Upstreams:
         for upstream in [upstream for upstream in self.all.values() if upstream.state == "up"]:
             others = [other for other in self.up if other is not upstream and len(other.calls) < self.width]
             for call in [call for call in upstream.calls if others and not call.moved]:
-                if self._moves >= 1 and call.quiet > max(SILENT, SILENCES * upstream.stillness * call.ahead):
+                too_quiet = call.quiet > max(SILENT, SILENCES * upstream.stillness * call.ahead)
+                if self._moves >= 1 and too_quiet and any(map(call.fit, others)):
                     self._moves -= 1
                     call.move()
 
@@ -264,24 +270,26 @@ class Upstreams:
             if not waiting.done():
                 waiting.set_result(None)
 
-    async def _place(self, seconds: float, tried: set[Upstream], patience: float) -> Upstream:
+    async def _place(
+        self, seconds: float, tried: set[Upstream], patience: float, fit: Callable[[Upstream], bool]
+    ) -> Upstream:
         loop = asyncio.get_running_loop()
-        lonely = None if self.up else loop.time()
+        lonely = None if any(map(fit, self.up)) else loop.time()
         mine: asyncio.Future[None] | None = None
         try:
             while True:
-                if (mine or not self._waiting) and (found := self._best(seconds, tried)):
+                if (mine or not self._waiting) and (found := self._best(seconds, tried, fit)):
                     return found
                 if mine is None or mine.done():
                     mine = self._stand(mine)
-                if self.up:
+                if any(map(fit, self.up)):
                     lonely = None
                     await mine
                     continue
                 lonely = lonely or loop.time()
                 left = lonely + patience - loop.time()
                 await asyncio.wait({mine}, timeout=max(0.0, left))
-                if left <= 0 and not self.up:
+                if left <= 0 and not any(map(fit, self.up)):
                     raise NoneUp
         finally:
             if mine:
@@ -298,10 +306,10 @@ class Upstreams:
             self._waiting[self._waiting.index(old)] = new
         return new
 
-    def _best(self, seconds: float, tried: set[Upstream]) -> Upstream | None:
+    def _best(self, seconds: float, tried: set[Upstream], fit: Callable[[Upstream], bool]) -> Upstream | None:
         """Where a clip is through first, of the servers that have room for it."""
         now = time.monotonic()
-        up = [upstream for upstream in self.up if upstream.resting <= now]
+        up = [upstream for upstream in self.up if upstream.resting <= now and fit(upstream)]
         fresh = [upstream for upstream in up if upstream not in tried] or up
         free = [upstream for upstream in fresh if len(upstream.calls) < self.width]
         best = min((upstream.pace for upstream in up), default=inf)

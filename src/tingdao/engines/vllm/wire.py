@@ -8,7 +8,8 @@
     └── Refused         it will not take this request, and no other server would
 
 It knows nothing of other servers, and waits for as long as it is let.
-Source: vLLM's OpenAI-compatible server, vllm/entrypoints/openai/chat_completion/protocol.py (0.14: openai/protocol.py).
+Source: vLLM's OpenAI-compatible server, vllm/entrypoints/openai/chat_completion/protocol.py (0.14: openai/protocol.py),
+and vllm/entrypoints/speech_to_text for uploads, whose streams have the same form.
 All that is asked of it is there from 0.14.0 on: /version, /tokenize, `continue_final_message`, `add_generation_prompt`,
 `include_stop_str_in_output`, `return_token_ids`. What a server does not know it ignores (extra="allow"), so that one
 without `return_token_ids` answers without ids. vLLM has Qwen3-ASR itself from 0.16.0 on; on 0.14 it is served by
@@ -27,6 +28,7 @@ from typing import Any
 
 import tingdao
 from tingdao.engines.vllm.client import Address, Client, ConnectFailed, ConnectionBroke, Response
+from tingdao.engines.vllm.prompt import Request
 from tingdao.errors import SetupError
 from tingdao.settings import VllmSettings
 
@@ -136,12 +138,12 @@ class Wire:
         except (KeyError, TypeError, ValueError):
             raise Broken("It does not count tokens as a vLLM server does") from None
 
-    async def ask(self, address: Address, body: bytes, gather: float = 0.0) -> AsyncGenerator[list[Piece], None]:
+    async def ask(self, address: Address, request: Request, gather: float = 0.0) -> AsyncGenerator[list[Piece], None]:
         """The pieces of an answer as they come; closing it ends the work on the server. Raises UpstreamError.
 
         gather: seconds that pieces may be held back for more, which makes them cheaper.
         """
-        async with self._request("POST", address, "/v1/chat/completions", body) as answer:
+        async with self._request("POST", address, request.path, request.body, request.content_type) as answer:
             if answer.status != 200:
                 raise _failure(answer.status, await _message(answer))
             rest = b""
@@ -185,10 +187,15 @@ class Wire:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, address: Address, path: str, body: bytes | None = None
+        self,
+        method: str,
+        address: Address,
+        path: str,
+        body: bytes | None = None,
+        content_type: str = "application/json",
     ) -> AsyncGenerator[Response, None]:
         try:
-            async with self._client.request(method, address, path, body) as answer:
+            async with self._client.request(method, address, path, body, content_type) as answer:
                 yield answer
         except ConnectFailed as error:
             raise Unreachable(f"It cannot be reached: {error}") from None
