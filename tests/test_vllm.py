@@ -415,7 +415,7 @@ class TestFindingOut:
                 heard = await asyncio.gather(*(engine.recognise(CLIP, ask) for ask in asks))
                 assert {each.text for each in heard} == {SAID}
                 assert other.done == before
-                await asyncio.gather(*(engine.recognise(CLIP, Ask()) for _ in range(8)))
+                await asyncio.gather(*(engine.recognise(CLIP, Ask()) for _ in range(40)))
                 assert other.done > before
                 able.mode = "error"  # the other one is no help
                 with pytest.raises((EngineFailed, ModelUnavailable)):
@@ -1003,6 +1003,40 @@ class TestService:
             await until(lambda: registry.state().state == "ready", 5)
             await registry.close()
             await double.stop()
+
+        run(main)
+
+    def test_what_is_no_matter_of_the_servers_changes_while_they_serve(self, tmp_path):
+        async def main():
+            async with Double() as one:
+
+                def offers(**more):
+                    return models.offers(Settings(state_dir=tmp_path, vllm=VllmSettings(upstreams=[one.url], **more)))
+
+                registry = Registry(offers(), {})
+                registry.start()
+                await until(lambda: registry.state().state == "ready")
+                before = registry._served["qwen3-asr"].slot.model
+                async with registry.lease() as engine:
+                    one.latency = 0.3
+                    call = asyncio.create_task(engine.recognise(CLIP, Ask()))
+                    await until(lambda: one.running == 1)
+                    more = {"width": 3, "pass_through_s": 9, "encoding": "flac", "context_tokens": 7, "retries": 0}
+                    assert await registry.update(offers(**more), {}) == []
+                    assert (await call).text == SAID
+                async with registry.lease() as engine:
+                    assert (engine.card.width, engine.card.sent_limit) == (3, 9)
+                    with pytest.raises(ContextTooLong):
+                        await engine.recognise(CLIP, Ask(context="Ada " * 10))
+                    one.latency, one.most = 0.05, 0
+                    await asyncio.gather(*(engine.recognise(CLIP, Ask()) for _ in range(9)))
+                    assert one.most == 3
+                    one.mode, asked = "error", len(one.asked)
+                    with pytest.raises(EngineFailed):
+                        await engine.recognise(CLIP, Ask())
+                    assert len(one.asked) == asked + 1
+                assert registry._served["qwen3-asr"].slot.model is before
+                await registry.close()
 
         run(main)
 

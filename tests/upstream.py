@@ -43,7 +43,7 @@ class Double:
         vars(self).update(DEFAULTS | settings)
         self.asked: list[dict] = []
         self.connections = 0
-        self.running = self.done = self.left = self.hung = 0
+        self.running = self.most = self.done = self.left = self.hung = 0
         self.audio_done = 0.0
         self.busy = 0.0  # seconds at work, of those with a speed
         self._turn = asyncio.Lock()
@@ -132,6 +132,7 @@ class Double:
         """Answer a question for as long as the other side is there."""
         self.asked.append(body)
         self.running += 1
+        self.most = max(self.most, self.running)
         answering = asyncio.ensure_future(self._chat(writer, body))
         leaving = asyncio.ensure_future(reader.read(1))
         try:

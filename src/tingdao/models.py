@@ -129,17 +129,17 @@ def _qwen_offer(name: str, folder: Path, settings: Settings) -> Offer[Engine]:
 
 
 def _vllm_offer(settings: VllmSettings) -> Offer[Engine]:
-    from tingdao.engines.vllm.engine import VllmEngine
+    from tingdao.engines.vllm.engine import AT_ONCE, VllmEngine
 
     offer = Offer(
         settings.name,
         partial(VllmEngine, settings),
-        recipe=settings.model_copy(update={"upstreams": ()}),
+        recipe=settings.model_copy(update=dict.fromkeys(AT_ONCE)),
         alone=bool(settings.serve),
         open=VllmEngine.open,
         trouble=lambda engine: engine.trouble,
         servers=lambda engine: engine.fleet,
-        adopt=lambda engine: engine.fleet.follow(settings.upstreams),
+        adopt=lambda engine: engine.adopt(settings),
     )
     return cast("Offer[Engine]", offer)
 

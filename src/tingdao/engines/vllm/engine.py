@@ -45,6 +45,11 @@ from tingdao.types import Clip
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = (
+    *("upstreams", "width", "encoding", "pass_through_s", "context_tokens", "idle_timeout_s", "timeout_s", "retries"),
+    *("wait_s", "canary_s", "canary_timeout_s", "resolve_s"),
+)
+"""Settings that may change while it serves; with others it is another engine."""
 GATHER_SECONDS = 0.25
 """How long pieces gather that nobody waits for: loops and silence must be seen, the words need not be."""
 
@@ -97,6 +102,12 @@ class VllmEngine:
                     yield Partial(delta)
         recognition = answer.recognition()
         yield Partial(reader.rest(recognition.text), recognition)
+
+    async def adopt(self, settings: VllmSettings) -> None:
+        """Take up settings that differ only in those `AT_ONCE`. Raises as `Fleet.follow`; then all is as before."""
+        await self.fleet.follow(settings)
+        self._settings = settings
+        self._found_out()
 
     async def close(self) -> None:
         """End all calls with EngineFailed, all connections, and the servers that were started."""

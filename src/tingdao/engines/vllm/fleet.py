@@ -93,15 +93,22 @@ class Fleet:
             self._coming.add(name)
         self._news.set()
 
-    async def follow(self, urls: tuple[str, ...]) -> None:
-        """Have the servers that new settings name. What operators added and removed ends; what they drained stays so.
+    async def follow(self, settings: VllmSettings) -> None:
+        """Have the servers that new settings name, and look after them as these say.
 
-        Those that are no longer named leave when it is known how the new ones are. Raises SetupError when none of
-        these can be used while another one can; then all is as before.
+        Where other servers are named, what operators added and removed ends; what they drained stays so. Those that
+        are no longer named leave when it is known how the new ones are. Raises SetupError when none of these can be
+        used while another one can; then all is as before.
         """
+        if settings.upstreams != self._rosters[0].settings:
+            await self._exchange(settings.upstreams)
+        self._settings, self.upstreams.width = settings, settings.width
+        self.upstreams.changed()
+        self._renamed.set()
+
+    async def _exchange(self, urls: tuple[str, ...]) -> None:
+        """As `follow`, of servers."""
         before = self._rosters[0]
-        if urls == before.settings:
-            return
         new = Roster(urls, before.started)
         self._rosters = [new, before]
         self._resolved.clear()
