@@ -38,7 +38,7 @@ def test_one_comes_and_one_goes_by_sighup_under_load(tmp_path):
             await asyncio.sleep(SECONDS / 3)
             write(config, kept, coming)
             os.kill(server.process.pid, signal.SIGHUP)
-            await asyncio.to_thread(server._wait_for, "settings applied")
+            await asyncio.to_thread(server.wait_for, "settings applied")
             applied = time.monotonic()
             gone = going.audio_done()
             return await load, applied, gone
