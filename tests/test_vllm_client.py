@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tingdao.engines.vllm import client as client_module
-from tingdao.engines.vllm.client import Address, Client, ConnectFailed, ConnectionBroke
+from tingdao.engines.vllm.client import Address, Client, ConnectFailed, ConnectionBroke, Request
 
 
 def run(main):
@@ -63,7 +63,7 @@ async def talking(*scripts):
 
 async def whole(client, address, body=None, gather=0.0):
     """(status, body, parts in which it came)."""
-    async with client.request("GET" if body is None else "POST", address, "/x", body) as answer:
+    async with client.send(address, Request("/x", body)) as answer:
         parts = []
         while part := await answer.read(gather):
             parts.append(part)
@@ -162,7 +162,7 @@ def test_who_reads_too_late_does_not_fill_the_memory():
                 address,
                 _,
             ),
-            client.request("GET", address, "/x") as answer,
+            client.send(address, Request("/x")) as answer,
         ):
             await asyncio.sleep(0.3)
             first = len(await answer.read())
@@ -200,7 +200,7 @@ def test_parts_gather_and_the_end_does_not_wait():
 def test_who_leaves_closes_the_connection():
     async def main():
         async with talking([CHUNKED + b"2\r\nhi\r\n"], [60.0]) as (client, address, server):
-            async with client.request("GET", address, "/x") as answer:
+            async with client.send(address, Request("/x")) as answer:
                 assert await answer.read() == b"hi"
             await asyncio.wait_for(server.gone.wait(), 1)
             asked = asyncio.create_task(whole(client, address))

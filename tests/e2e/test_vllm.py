@@ -254,20 +254,14 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("kind", FORMS)
-def test_who_leaves_frees_vllm_within_a_second(server, vllm, kind):
-    path, fields = FORMS[kind]
-    if path.endswith("completions"):
-        request = {"json": fields | {"messages": [user(audio_url(f"data:audio/flac;base64,{inline()}"))]}}
-    else:
-        body = minute() if "several" in kind else (RECORDINGS / "jfk.flac").read_bytes()
-        request = {"files": {"file": body}, "data": fields}
+def leave(service, vllm, path, request):
+    """Callers ask the service and leave: within a second vLLM has nothing to do."""
 
     async def main():
         async with httpx2.AsyncClient(timeout=120) as client:
 
             async def listen():
-                async with client.stream("POST", server.url + path, **request) as answer:
+                async with client.stream("POST", service.url + path, **request) as answer:
                     async for _ in answer.aiter_bytes():
                         pass
 
@@ -289,8 +283,19 @@ def test_who_leaves_frees_vllm_within_a_second(server, vllm, kind):
         raise AssertionError("vLLM was too fast to be left")
 
     asyncio.run(main())
-    answer = httpx2.post(server.url + "/api/v1/transcribe", files={"file": (RECORDINGS / "jfk.flac").read_bytes()})
+    answer = httpx2.post(service.url + "/api/v1/transcribe", files={"file": (RECORDINGS / "jfk.flac").read_bytes()})
     assert answer.json()["data"]["text"] == JFK
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_who_leaves_frees_vllm_within_a_second(server, vllm, kind):
+    path, fields = FORMS[kind]
+    if path.endswith("completions"):
+        request = {"json": fields | {"messages": [user(audio_url(f"data:audio/flac;base64,{inline()}"))]}}
+    else:
+        body = minute() if "several" in kind else (RECORDINGS / "jfk.flac").read_bytes()
+        request = {"files": {"file": body}, "data": fields}
+    leave(server, vllm, path, request)
 
 
 @pytest.fixture(scope="module")
@@ -326,30 +331,39 @@ def test_what_is_wrong_is_said_by_health_log_and_check(wrong, tmp_path, what):
         assert running.stop() == 0
 
 
-def test_a_template_that_leaves_the_assistant_out(second, tmp_path):
-    """A language is forced all the same, by an upload; what that cannot do is refused."""
+@pytest.fixture(scope="module")
+def told_by_upload(second, tmp_path_factory):
+    """The service in front of the second server."""
     settings = {"TINGDAO_VLLM_UPSTREAMS": json.dumps([second.url]), "TINGDAO_VLLM_KEY": KEY}
-    told = check(second.url, TINGDAO_STATE_DIR=str(tmp_path), **settings)
+    running = Server(tmp_path_factory.mktemp("told"), **settings)
+    running.wait_until_ready()
+    yield running
+    assert running.stop() == 0, running.log.read_text()
+
+
+def test_a_template_that_leaves_the_assistant_out(second, told_by_upload, tmp_path):
+    """A language is forced all the same, by an upload; what that cannot do is refused."""
+    told = check(second.url, TINGDAO_STATE_DIR=str(tmp_path), TINGDAO_VLLM_KEY=KEY)
     assert "can: context, force_language, stream\n" in told
     assert "It cannot be told Cantonese and Filipino, nor the language of clips of more than 30 s: its chat" in told
-    running = Server(tmp_path / "state", **settings)
-    try:
-        running.wait_until_ready()
-        file = {"file": (RECORDINGS / "jfk.flac").read_bytes()}
-        post = f"{running.url}/api/v1/transcribe"
-        assert httpx2.post(post, files=file, timeout=60).json()["data"]["text"] == JFK
-        forced = httpx2.post(post, files=file, data={"language": "en", "prompt": "Kennedy"}, timeout=60)
-        assert forced.json()["data"]["text"] == JFK
-        with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
-            fields = {"model": "default", "file": minute(), "language": "en", "stream": True}
-            got = list(client.audio.transcriptions.create(**fields))
-        assert got[-1].text.count("ask not what your country") == 5
-        assert "".join(event.delta for event in got[:-1]) == got[-1].text
-        assert got[-1].usage.total_tokens > 5 * 150
-        refused = httpx2.post(post, files=file, data={"language": "yue"}, timeout=60)
-        assert (refused.status_code, refused.json()["param"]) == (400, "language")
-    finally:
-        assert running.stop() == 0
+    file = {"file": (RECORDINGS / "jfk.flac").read_bytes()}
+    post = f"{told_by_upload.url}/api/v1/transcribe"
+    assert httpx2.post(post, files=file, timeout=60).json()["data"]["text"] == JFK
+    forced = httpx2.post(post, files=file, data={"language": "en", "prompt": "Kennedy"}, timeout=60)
+    assert forced.json()["data"]["text"] == JFK
+    with openai.OpenAI(base_url=f"{told_by_upload.url}/v1", api_key="none", max_retries=0) as client:
+        fields = {"model": "default", "file": minute(), "language": "en", "stream": True}
+        got = list(client.audio.transcriptions.create(**fields))
+    assert got[-1].text.count("ask not what your country") == 5
+    assert "".join(event.delta for event in got[:-1]) == got[-1].text
+    assert got[-1].usage.total_tokens > 5 * 150
+    refused = httpx2.post(post, files=file, data={"language": "yue"}, timeout=60)
+    assert (refused.status_code, refused.json()["param"]) == (400, "language")
+
+
+def test_who_leaves_frees_a_vllm_that_is_told_by_an_upload(second, told_by_upload):
+    request = {"files": {"file": (RECORDINGS / "jfk.flac").read_bytes()}, "data": {"language": "en"}}
+    leave(told_by_upload, second, "/api/v1/transcribe", request)
 
 
 class Load:

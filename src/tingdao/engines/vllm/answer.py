@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from tingdao.engines.base import Ask, Ended, Recognition
 from tingdao.engines.qwen import dialogue
 from tingdao.engines.qwen.answer import TAG, hears_nothing, opening, parse
+from tingdao.engines.vllm.client import Request
 from tingdao.engines.vllm.examine import Facts
-from tingdao.engines.vllm.prompt import Question, Request
+from tingdao.engines.vllm.prompt import Question
 from tingdao.engines.vllm.wire import Broken, Piece
 from tingdao.types import Usage
 

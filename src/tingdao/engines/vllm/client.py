@@ -50,6 +50,15 @@ class Address:
         return ipaddress.ip_address(self.ip or str(URL(self.url).host)).is_loopback
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a server is asked: with POST where there is a body, else with GET."""
+
+    path: str
+    body: bytes | None = None
+    content_type: str = "application/json"
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """The library's errors as those of this module."""
@@ -101,22 +110,18 @@ class Client:
         self._opened: aiohttp.ClientSession | None = None
 
     @asynccontextmanager
-    async def request(
-        self,
-        method: str,
-        address: Address,
-        path: str,
-        body: bytes | None = None,
-        content_type: str = "application/json",
-    ) -> AsyncGenerator[Response, None]:
+    async def send(self, address: Address, request: Request) -> AsyncGenerator[Response, None]:
         """Send a request; gives the answer when its head is there. Raises ConnectFailed, ConnectionBroke."""
-        url, name = URL(address.url + path), None
+        url, name = URL(address.url + request.path), None
         headers = {"Host": url.host_port_subcomponent or ""}
         if address.ip:
             url, name = url.with_host(address.ip), url.raw_host
-        data = io.BytesIO(body) if body and len(body) > LARGE_BYTES else body
-        if body is not None:
-            headers["Content-Type"] = content_type
+        method = "GET"
+        data: bytes | io.BytesIO | None = request.body
+        if request.body is not None:
+            method, headers["Content-Type"] = "POST", request.content_type
+            if len(request.body) > LARGE_BYTES:
+                data = io.BytesIO(request.body)
         with _translated():
             answer = await self._session.request(
                 method, url, data=data, headers=headers, server_hostname=name, allow_redirects=False

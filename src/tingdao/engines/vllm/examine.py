@@ -13,8 +13,8 @@ from tingdao.engines import canary
 from tingdao.engines.base import Ability, Ask
 from tingdao.engines.qwen.answer import opening, parse
 from tingdao.engines.qwen.dialogue import HOP, TOKENS_PER_SECOND, audio_tokens
-from tingdao.engines.vllm.client import Address
-from tingdao.engines.vllm.prompt import UPLOAD_LANGUAGES, UPLOAD_SECONDS, Question, Request
+from tingdao.engines.vllm.client import Address, Request
+from tingdao.engines.vllm.prompt import UPLOAD_LANGUAGES, UPLOAD_SECONDS, Question
 from tingdao.engines.vllm.wire import Broken, Identity, Misfit, Refused, Wire
 from tingdao.settings import VllmSettings
 from tingdao.types import SAMPLE_RATE

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from tingdao import languages
 from tingdao.engines.qwen.answer import TAG
+from tingdao.engines.vllm.client import Request
 from tingdao.types import SAMPLE_RATE, Clip
 
 Encoding = Literal["flac", "wav"]
@@ -89,15 +90,6 @@ def _whole(clip: Clip) -> NDArray[np.int16]:
 def plain(text: str) -> str:
     """Text in which nothing steers the model."""
     return STEERING.sub("< ", text)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is posted to a server for a streamed answer."""
-
-    path: str
-    body: bytes
-    content_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)

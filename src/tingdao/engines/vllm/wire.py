@@ -27,8 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tingdao
-from tingdao.engines.vllm.client import Address, Client, ConnectFailed, ConnectionBroke, Response
-from tingdao.engines.vllm.prompt import Request
+from tingdao.engines.vllm.client import Address, Client, ConnectFailed, ConnectionBroke, Request, Response
 from tingdao.errors import SetupError
 from tingdao.settings import VllmSettings
 
@@ -116,7 +115,7 @@ class Wire:
 
     async def identify(self, address: Address, model: str) -> Identity:
         """What a server is. model: that it must serve; empty: the only one it serves. Raises UpstreamError."""
-        version = _version(await self._fetch("GET", address, "/version"))
+        version = _version(await self._fetch(address, Request("/version")))
         models = {card["id"]: card for card in await self._models(address)}
         if not model and len(models) == 1:
             model = next(iter(models))
@@ -128,11 +127,12 @@ class Wire:
 
     async def lives(self, address: Address) -> None:
         """Raises UpstreamError unless the server says that it is well."""
-        await self._fetch("GET", address, "/health")
+        await self._fetch(address, Request("/health"))
 
     async def count(self, address: Address, model: str, text: str) -> int:
         """How many tokens a text has. Raises UpstreamError."""
-        said = await self._fetch("POST", address, "/tokenize", json.dumps({"model": model, "prompt": text}).encode())
+        question = json.dumps({"model": model, "prompt": text}).encode()
+        said = await self._fetch(address, Request("/tokenize", question))
         try:
             return int(said["count"])
         except (KeyError, TypeError, ValueError):
@@ -143,7 +143,7 @@ class Wire:
 
         gather: seconds that pieces may be held back for more, which makes them cheaper.
         """
-        async with self._request("POST", address, request.path, request.body, request.content_type) as answer:
+        async with self._send(address, request) as answer:
             if answer.status != 200:
                 raise _failure(answer.status, await _message(answer))
             rest = b""
@@ -165,7 +165,7 @@ class Wire:
         await self._client.close()
 
     async def _models(self, address: Address) -> list[dict[str, Any]]:
-        said = await self._fetch("GET", address, "/v1/models")
+        said = await self._fetch(address, Request("/v1/models"))
         cards = said.get("data") if isinstance(said, dict) else None
         if not isinstance(cards, list) or not all(
             isinstance(card, dict) and isinstance(card.get("id"), str) for card in cards
@@ -173,29 +173,22 @@ class Wire:
             raise Misfit("It does not list its models as a vLLM server does")
         return cards
 
-    async def _fetch(self, method: str, address: Address, path: str, body: bytes | None = None) -> Any:  # noqa: ANN401  JSON
-        async with self._request(method, address, path, body) as answer:
+    async def _fetch(self, address: Address, request: Request) -> Any:  # noqa: ANN401  JSON
+        async with self._send(address, request) as answer:
             status, message = answer.status, await _message(answer)
         if status == 404:
-            raise Misfit(f"It has no {path}: it is not a vLLM server")
+            raise Misfit(f"It has no {request.path}: it is not a vLLM server")
         if status != 200:
             raise _failure(status, message)
         try:
             return json.loads(message or "null")
         except ValueError:
-            raise Misfit(f"Its {path} is not JSON: it is not a vLLM server") from None
+            raise Misfit(f"Its {request.path} is not JSON: it is not a vLLM server") from None
 
     @asynccontextmanager
-    async def _request(
-        self,
-        method: str,
-        address: Address,
-        path: str,
-        body: bytes | None = None,
-        content_type: str = "application/json",
-    ) -> AsyncGenerator[Response, None]:
+    async def _send(self, address: Address, request: Request) -> AsyncGenerator[Response, None]:
         try:
-            async with self._client.request(method, address, path, body, content_type) as answer:
+            async with self._client.send(address, request) as answer:
                 yield answer
         except ConnectFailed as error:
             raise Unreachable(f"It cannot be reached: {error}") from None
