@@ -258,7 +258,10 @@ class TestFailure:
     def test_no_program(self):
         async def main():
             async with engine("no-such-vllm") as served:
-                assert "There is no program 'no-such-vllm': pip install vllm, or set [vllm] command" in served.trouble
+                assert (
+                    "not installed: there is no program 'no-such-vllm'; pip install vllm, or set [vllm] command"
+                    in served.trouble
+                )
 
         run(main)
 
@@ -291,7 +294,7 @@ class TestFailure:
                 port = str(other.getsockname()[1])
                 served = VllmEngine(VllmSettings(serve="some/model", command=command, arguments=["--port", port]))
                 await served.open()
-                assert f"vLLM: It cannot listen on 127.0.0.1, port {port}: it is taken, or not of" in served.trouble
+                assert f"vLLM: It cannot listen: 127.0.0.1, port {port}, is taken, or not of" in served.trouble
             await until(lambda: served.trouble is None)
             assert [upstream.name for upstream in served.fleet.upstreams.up] == [f"http://127.0.0.1:{port}"]
             await served.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
@@ -12,8 +10,6 @@ from tingdao.engines.registry import ModelState
 from tingdao.pipeline.service import Service
 
 LOADING = "The model is being loaded. How far it is, is in the log and in /admin/status."
-DETAIL = re.compile(r"[.:] ")
-"""What the first part of a server's reason ends with."""
 
 
 class Readiness(BaseModel):
@@ -53,8 +49,7 @@ def _reason(state: ModelState) -> str | None:
 
 def failure(state: ModelState) -> str:
     """Why a model does not serve, in words that anybody may read: without addresses."""
-    # The part of each reason that says of what kind it is.
-    reasons = dict.fromkeys(DETAIL.split(server.reason)[0] for server in state.servers if server.reason)
+    reasons = dict.fromkeys(server.kind for server in state.servers if server.kind)
     if reasons:
         return f"No server of the model can be used. {'. '.join(reasons)}. The log and `tingdao check` say more."
     return "The model could not be loaded. The reason is in the log; `tingdao check` says what to do."

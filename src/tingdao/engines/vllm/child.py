@@ -92,13 +92,14 @@ class Child:
         program = shutil.which(self._settings.command)
         if program is None:
             return (
-                f"There is no program {self._settings.command!r}: pip install vllm, or set [vllm] command to its path"
+                f"vLLM is not installed: there is no program {self._settings.command!r}; pip install vllm, or set "
+                "[vllm] command to its path"
             )
         host, wanted = _place(self._settings.arguments)
         # Where it was before, if that is still free, so that it goes on under its old name.
         port = _free(host, wanted or self._port) or (0 if wanted else _free(host, 0))
         if not port:
-            return f"It cannot listen on {host}, port {wanted or 'any'}: it is taken, or not of this machine"
+            return f"It cannot listen: {host}, port {wanted or 'any'}, is taken, or not of this machine"
         self._port = port
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         async with self._running([program, *arguments(self._settings, host, port)]) as process:
