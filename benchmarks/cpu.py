@@ -106,7 +106,7 @@ def parts(engine: Any) -> dict[str, float]:  # noqa: ANN401  imported only where
     for _ in range(3):
         timed("encoder", lambda: encoder.encode([(features, 1000)]))
         for count in (1, 8):
-            rows = [decoder.enter(PROMPT, 0) for _ in range(count)]
+            rows = [decoder.enter([], PROMPT, 0) for _ in range(count)]
             for row in rows:
                 timed("prefill", lambda row=row: decoder.next(x, [(row, PROMPT)], [PROMPT - 1]))
             for row in rows:

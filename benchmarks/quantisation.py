@@ -67,7 +67,7 @@ class Writer:
         heard = self._encoder.encode([(features, frames)])[0]
         x = self._decoder.embed([*job.head, *[0] * audio_tokens(frames), *job.tail])
         x[len(job.head) : len(job.head) + len(heard)] = heard
-        row = self._decoder.enter(len(x), len(x) + count)
+        row = self._decoder.enter([], len(x), len(x) + count)
         seen, tokens = [], []
         for number in range(count):
             seen.append(self._decoder.logits(x, [(row, len(x))], [len(x) - 1])[0].copy())

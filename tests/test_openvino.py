@@ -56,7 +56,7 @@ def inside(engine):
 
 def blocks(engine):
     """How many blocks of memory are free."""
-    return len(inside(engine)._decoder._free)
+    return inside(engine)._decoder._blocks.free
 
 
 @pytest.mark.parametrize("dtype", ["auto", "int4", "float32"])
@@ -124,6 +124,43 @@ def test_batched_is_single_token_by_token_whenever_they_come(open_engine, monkey
 
             for number, heard in await asyncio.gather(*map(later, dice.sample(range(len(CLIPS)), len(CLIPS)) * 2)):
                 assert heard == alone[number]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_a_context_that_was_read_is_not_read_again_and_says_the_same(open_engine, dtype):
+    names = Ask(context=" ".join(f"Name{number}" for number in range(40)))
+    others = Ask(context=f"{names.context} and others", language="en")
+
+    async def main():
+        async with open_engine(dtype=dtype) as engine:
+            decoder, read = inside(engine)._decoder, []
+            following = decoder.next
+            decoder.next = lambda x, entering, asked: read.append(len(x)) or following(x, entering, asked)
+            free = blocks(engine)
+
+            async def cost(*asks):
+                """Tokens that went through the decoder, and what was heard."""
+                read.clear()
+                clip, _, _ = SPOKEN[0]
+                heard = await asyncio.gather(*(job_of(engine, clip, ask) for ask in asks))
+                return sum(read), heard
+
+            first, [said] = await cost(names)
+            again, heard = await cost(names)
+            assert heard == [said]
+            known = first - again
+            assert known >= 96
+            assert known % 32 == 0
+            assert await cost(names) == (again, [said])
+            assert (await cost(others))[0] <= first + 10 - known  # it begins alike
+            decoder.reserve(32_768)  # nothing is known any more
+            together, heard = await cost(*[names] * 6)
+            if dtype == "float32":  # 8 bits round otherwise where a prompt is cut into other pieces
+                assert heard == [said] * 6
+            assert together < first + 5 * again + 5 * 256, "all six read it"
+            assert blocks(engine) == free
 
     asyncio.run(main())
 

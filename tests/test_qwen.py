@@ -156,6 +156,34 @@ def test_batched_is_single_in_any_order_and_whenever_they_come(folders):
 
 
 @pytest.mark.qwen
+def test_a_context_that_was_read_is_not_read_again_and_says_the_same(folders):
+    names = Ask(context=" ".join(f"Name{number}" for number in range(40)), max_tokens=8)
+
+    async def main():
+        async with loaded(folders / "native") as engine:
+            said = await engine.recognise(CLIPS[0], names)
+            decoder, read = inside(engine)._decoder, []
+            following = decoder.next
+            decoder.next = lambda x, entering, asked: read.append(len(x)) or following(x, entering, asked)
+            job = engine._job(CLIPS[0], names)
+            for together in (1, 3):
+                read.clear()
+                heard = await asyncio.gather(*(engine.recognise(CLIPS[0], names) for _ in range(together)))
+                assert heard == [said] * together
+                assert sum(read) == together * (job.prompt_tokens - len(job.head) + said.usage.completion_tokens - 1)
+            decoder._heads = type(decoder._heads)()
+            heard = await asyncio.gather(*(engine.recognise(CLIPS[0], names) for _ in range(3)))
+            assert heard == [said] * 3
+            assert sum(map(len, decoder._heads._known)) == len(job.head)
+            for number in range(20):  # the longest unused are forgotten
+                await engine.recognise(CLIPS[0], Ask(context=f"{number} {names.context}", max_tokens=1))
+            assert sum(map(len, decoder._heads._known)) <= 2048
+            assert tuple(job.head) not in decoder._heads._known
+
+    asyncio.run(main())
+
+
+@pytest.mark.qwen
 def test_a_short_clip_does_not_wait_for_a_long_prompt_nor_the_other_way_round(folders):
     async def main():
         async with loaded(folders / "native") as engine:

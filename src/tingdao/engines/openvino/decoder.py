@@ -1,42 +1,31 @@
 """The text half of Qwen3-ASR on OpenVINO: one pass over the tokens of many rows at once, and what each row has seen.
 
 Keys and values lie in blocks of 32 tokens. A row takes a block when it reaches it and gives all of them back when it
-leaves; the lowest free block is taken first, so that memory once touched is used again before more is. The arrays are
-as long as the budget allows, but the system only gives memory to the blocks that were ever used.
+leaves (`blocks`). The arrays are as long as the budget allows, but the system only gives memory to the blocks that were
+ever used.
 
 This module does not know about audio, text or requests.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from tingdao.engines.openvino.blocks import BLOCK, Blocks, Memory
 from tingdao.engines.openvino.graph import decoder_graph
 from tingdao.engines.openvino.runtime import compile_graph, computing, exact, fast
 from tingdao.engines.openvino.weights import GROUP, Weights
 
 Floats = NDArray[np.float32]
 
-BLOCK = 32
-"""Tokens to a block; the only size that the CPU's paged attention has."""
 PIECE = 256
 """Prompt tokens to a step: about a quarter of a second of work for the small model on two cores."""
-
-
-@dataclass(eq=False, slots=True)
-class Memory:
-    """What one row has seen: how many tokens, and the blocks that hold them."""
-
-    length: int = 0
-    blocks: list[int] = field(default_factory=list)
 
 
 class Decoder:
@@ -52,7 +41,7 @@ class Decoder:
         self._request = self._model.create_infer_request()
         powers = np.arange(0, text["head_dim"], 2, dtype=np.float32) / text["head_dim"]
         self._frequencies = (1.0 / text["rope_parameters"]["rope_theta"] ** powers).astype(np.float32)
-        self._free: list[int] = []
+        self._blocks = Blocks(0)
         self._held: dict[str, NDArray[np.uint8]] = {}
         self.settled: list[Memory] = []
 
@@ -65,7 +54,7 @@ class Decoder:
     def reserve(self, tokens: int) -> None:
         """Make room for so many tokens of all rows together. No row may be there yet."""
         count = tokens // BLOCK
-        self._free = list(range(count))
+        self._blocks = Blocks(count)
         for name, kind, shape in self._caches(count):
             # Zero pages of the system's, so nothing is taken until it is written to.
             self._held[name] = np.zeros(prod(shape) * kind.size, np.uint8)
@@ -82,9 +71,13 @@ class Decoder:
         """Nothing to prepare; OpenVINO's error for want of memory becomes MemoryError."""
         return computing()
 
-    def enter(self, prompt: int, capacity: int) -> Memory:
+    def enter(self, head: Sequence[int], prompt: int, capacity: int) -> Memory:
         """Memory for a row; it grows by blocks."""
-        return Memory()
+        return self._blocks.row(head)
+
+    def recall(self, row: Memory) -> None:
+        """Have an entering row begin behind what is known of its head."""
+        self._blocks.recall(row)
 
     def settle(self, row: Memory) -> None:
         """Keep a row whose prompt is through among those that bring one token each."""
@@ -94,9 +87,7 @@ class Decoder:
         """Forget a row; its blocks are free again."""
         if row in self.settled:
             self.settled.remove(row)
-        for block in row.blocks:
-            heapq.heappush(self._free, block)
-        row.blocks.clear()
+        self._blocks.give_back(row)
 
     def embed(self, ids: list[int]) -> Floats:
         """Token ids → embeddings (n, hidden)."""
@@ -116,6 +107,8 @@ class Decoder:
         chosen: list[int] = self.logits(x, rows, asked).argmax(axis=-1).tolist()
         for row, count in rows:
             row.length += count
+        for row, _ in entering:
+            self._blocks.remember(row)
         return chosen[: len(asked)]
 
     def logits(self, x: Floats, rows: list[tuple[Memory, int]], asked: list[int]) -> Floats:
@@ -124,8 +117,7 @@ class Decoder:
         past = [row.length for row, _ in rows]
         ends = [row.length + count for row, count in rows]
         for (row, _), end in zip(rows, ends, strict=True):
-            while len(row.blocks) * BLOCK < end:
-                row.blocks.append(self._take())
+            self._blocks.grow(row, end)
         tables = [row.blocks[: -(-end // BLOCK)] for (row, _), end in zip(rows, ends, strict=True)]
         positions = np.concatenate([np.arange(begin, end) for begin, end in zip(past, ends, strict=True)])
         angles = np.tile(positions.astype(np.float32)[:, None] * self._frequencies, 2)[:, None, None]
@@ -143,11 +135,6 @@ class Decoder:
         self._request.infer({name: openvino.Tensor(value, shared_memory=True) for name, value in given.items()})
         logits: Floats = self._request.get_output_tensor(0).data
         return logits
-
-    def _take(self) -> int:
-        if not self._free:
-            raise MemoryError("all blocks are taken")
-        return heapq.heappop(self._free)
 
 
 def _numbers(values: list[int]) -> NDArray[np.int32]:

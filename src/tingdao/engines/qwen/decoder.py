@@ -16,7 +16,7 @@ read 15 GB/s where packed ones read 25. This module does not know about audio, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tingdao.engines.hardware import memory_errors, pack, packed_product, packs
-from tingdao.engines.qwen.memory import Memory, Shelf, ShelfView
+from tingdao.engines.qwen.memory import Heads, Memory, Shelf, ShelfView
 from tingdao.engines.qwen.weights import Checkpoint
 
 Product = Callable[[Tensor], Tensor]
@@ -83,6 +83,7 @@ class Decoder:
         self._norm = checkpoint.tensor(f"{MODEL}norm.weight", device, dtype)
         self._embed(checkpoint)
         self._shelves: dict[int, Shelf] = {}
+        self._heads = Heads()
 
     def _embed(self, checkpoint: Checkpoint) -> None:
         """The embeddings and the output matrix. Tied, they are one matrix, and are not kept twice."""
@@ -133,10 +134,14 @@ class Decoder:
         """All settled rows, in the order in which `forward` wants their tokens."""
         return [row for shelf in self._shelves.values() for row in shelf.rows]
 
-    def enter(self, prompt: int, capacity: int) -> Memory:
-        """Memory for a row with a prompt of so many tokens, that may grow to `capacity` tokens."""
+    def enter(self, head: Sequence[int], prompt: int, capacity: int) -> Memory:
+        """Memory for a row whose prompt begins with `head` and has so many tokens, and that may grow to `capacity`."""
         shape = (len(self._layers), self.key_heads, prompt, self.size)
-        return Memory(capacity, self._empty(shape), self._empty(shape))
+        return Memory(capacity, tuple(head), self._empty(shape), self._empty(shape))
+
+    def recall(self, row: Memory) -> None:
+        """Have an entering row begin behind its head, where that is known."""
+        self._heads.recall(row)
 
     def settle(self, row: Memory) -> None:
         """Put a row whose prompt is through on its shelf."""
@@ -181,6 +186,8 @@ class Decoder:
             x = x + layer.out(self._attend(number, layer, x, rope, shelves, entering, masks))
             gate, up = layer.gate_up(self._rms(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(functional.silu(gate) * up)
+        for row, count in entering:
+            self._heads.remember(row, row.length + count)
         for shelf in self._shelves.values():
             for row in shelf.rows:
                 row.length += 1

@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+SHORTEST_HEAD, KNOWN_TOKENS = 32, 2048
+"""Tokens of a head that are worth keeping; and of all heads that are kept, but for the newest."""
 
 
 @dataclass(eq=False, slots=True)
 class Memory:
     """What one row has seen. Entering, it has keys of its own; settled, it is the row `place` of its shelf.
 
-    length: tokens seen. capacity: tokens that fit.
+    length: tokens seen. capacity: tokens that fit. head: ids that its prompt begins with.
     keys, values: (layers, key heads, tokens of the prompt, head) while the row enters.
     """
 
     capacity: int
+    head: tuple[int, ...] = ()
     keys: Tensor | None = None
     values: Tensor | None = None
     length: int = 0
     shelf: Shelf | None = None
     place: int = -1
+
+
+class Heads:
+    """Keys and values of how prompts began, for those that begin alike; the longest unused are forgotten first."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[int, ...], tuple[Tensor, Tensor]] = OrderedDict()
+
+    def recall(self, row: Memory) -> None:
+        """Have an entering row begin behind its head, where that is known."""
+        if row.length >= len(row.head) or row.head not in self._known:
+            return
+        assert row.keys is not None
+        assert row.values is not None
+        self._known.move_to_end(row.head)
+        row.length = len(row.head)
+        for stored, known in zip((row.keys, row.values), self._known[row.head], strict=True):
+            stored[:, :, : row.length] = known
+
+    def remember(self, row: Memory, seen: int) -> None:
+        """Know the head of an entering row that has now seen so many tokens."""
+        count = len(row.head)
+        if count < SHORTEST_HEAD or seen < count or row.head in self._known:
+            return
+        assert row.keys is not None
+        assert row.values is not None
+        self._known[row.head] = row.keys[:, :, :count].clone(), row.values[:, :, :count].clone()
+        while len(self._known) > 1 and sum(map(len, self._known)) > KNOWN_TOKENS:
+            self._known.popitem(last=False)
 
 
 @dataclass(eq=False)

@@ -75,8 +75,15 @@ class Decoder(Protocol[M]):
         """All settled rows, in the order in which `next` wants their tokens."""
         ...
 
-    def enter(self, prompt: int, capacity: int) -> M:
-        """Memory for a row with a prompt of so many tokens, that may grow to `capacity` tokens."""
+    def enter(self, head: Sequence[int], prompt: int, capacity: int) -> M:
+        """Memory for a row with a prompt of so many tokens, that may grow to `capacity` tokens.
+
+        head: ids that the prompt begins with, before anything that was heard.
+        """
+        ...
+
+    def recall(self, row: M) -> None:
+        """Have an entering row begin behind what is known of its head, from rows that began alike."""
         ...
 
     def settle(self, row: M) -> None:
@@ -148,7 +155,7 @@ class QwenModel(Generic[M]):
         """Take a job in; one that was put back goes on where it was."""
         with self._decoder.working():
             ids = [*job.head, *[HEARD] * audio_tokens(job.frames), *job.tail, *job.tokens]
-            memory = self._decoder.enter(len(ids), self.cost(job))
+            memory = self._decoder.enter(job.head, len(ids), self.cost(job))
             features = self._encoder.features(job.samples)
             row = _Row(job, memory, ids, features, self._decoder.embed([]))
         self._rows[job] = row
@@ -199,6 +206,8 @@ class QwenModel(Generic[M]):
         First come, first served, but prompts that fit into a step overtake longer ones, of which the first always
         gets half a step: so neither waits for the other.
         """
+        for row in self._entering:
+            self._decoder.recall(row.memory)
         long = next((row for row in self._entering if row.left > self._piece), None)
         left = self._piece // 2 if long else self._piece
         pieces = []
