@@ -1,6 +1,6 @@
 """What a list of expected words costs: clips with a context of their own each, beside clips that share one.
 
-    python benchmarks/context.py NATIVE [--runtime openvino|torch] [--rounds 3]
+    python benchmarks/context.py NATIVE [--runtime openvino|torch] [--rounds 3] [--names 0,20,80,320]
 
 NATIVE is a checkpoint of `random_checkpoint.py` (0.6b). Clips are 10 s with exactly 40 tokens, so weights need not be
 real. The two ways take turns; medians over the rounds. A context of one's own is what every clip would cost if nothing
@@ -30,6 +30,7 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("folder", type=Path)
 parser.add_argument("--runtime", default="openvino", choices=["openvino", "torch"])
 parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--names", default="0,20,80,320", help="expected words, each of some nine tokens")
 arguments = parser.parse_args()
 CLIPS = [Clip(np.random.default_rng(seed).normal(0, 0.1, 160_000).astype(np.float32)) for seed in range(8)]
 NUMBERS = itertools.count(1000)
@@ -67,7 +68,7 @@ async def main() -> None:
     print("| context, tokens | clips at once | own, s | shared, s | ratio | first text, own | shared | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     await measure(engine, 8, [""] * 8)
-    for names, count in itertools.product((0, 20, 80, 320), (1, 8)):
+    for names, count in itertools.product(map(int, arguments.names.split(",")), (1, 8)):
         text = ", ".join(f"Zhongguancun {number}" for number in range(names))
         tokens = len(engine._dialogue._encode(text))  # noqa: SLF001
         own, shared = [], []
