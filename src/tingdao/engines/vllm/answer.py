@@ -84,7 +84,7 @@ class Answer:
     def say_again(self) -> None:
         """The next server says everything from the beginning."""
         self.known = (self.said, self.tokens)
-        self.said, self.tokens, self.prompt_tokens = "", 0, None
+        self.said, self.tokens, self.prompt_tokens, self._told = "", 0, None, False
         self.ids.clear()
 
     def restart(self) -> None:
@@ -123,12 +123,12 @@ class Answer:
             self._finish = "length" if piece.finish == "length" else "stop"
 
     def _fresh(self) -> str:
-        if self.ask.language is None and TAG not in self.said:
-            return ""
         if len(self.said) < self.shown and not self.ended:
             return ""
         if not self.said.startswith(self.known[0][: self.shown]):
             self.said, self.ended = "", None  # what was shown stands, for the next server to go on from
             raise Broken("It says something else than the server before it")
+        if self.ask.language is None and TAG not in self.said:
+            return ""
         fresh, self.shown = self.said[self.shown :], len(self.said)
         return fresh
