@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tingdao
-from tingdao import app, models
+from tingdao import app, cores, models
 from tingdao.engines import hubs, weights
 from tingdao.engines.openvino.weights import is_converted, open_converted
 from tingdao.engines.qwen import runtime as qwen_runtime
@@ -35,7 +34,7 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything the service needs, without starting it."""
-    findings = [Finding(f"Tingdao {tingdao.__version__} on Python {sys.version.split()[0]}, {os.cpu_count()} cores")]
+    findings = [Finding(f"Tingdao {tingdao.__version__} on Python {sys.version.split()[0]}, cores: {cores.COUNT}")]
     findings += _settings()
     findings += _state(settings)
     findings += _models(settings)

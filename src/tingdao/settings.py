@@ -35,6 +35,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tingdao import cores
 from tingdao.destinations import AllowedHost
 from tingdao.errors import SetupError
 from tingdao.origins import Origin, Source, Trail, allowed, explain, fields, is_table, origins
@@ -157,7 +158,7 @@ class AudioSettings(Section):
 
     max_duration_s: float = Field(43_200.0, gt=0, description="Longest recording accepted, in seconds.")
     decoders: int = Field(
-        default_factory=lambda: max(2, os.cpu_count() or 2),
+        default_factory=lambda: max(2, cores.COUNT),
         ge=1,
         description="Recordings decoded at once, each in its own process. Default: the number of cores, at least 2.",
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import numpy as np
 from faster_whisper import WhisperModel
 from numpy.typing import NDArray
 
+from tingdao import cores
 from tingdao.engines.base import Ask, ModelCard, Partial, Recognition
 from tingdao.errors import EngineFailed
 from tingdao.settings import EmbeddedSettings
@@ -80,7 +80,7 @@ class WhisperEngine:
             str(folder),
             device="cpu",
             compute_type="int8",
-            cpu_threads=max(1, (os.cpu_count() or 1) // settings.workers),
+            cpu_threads=max(1, cores.COUNT // settings.workers),
             num_workers=settings.workers,
             local_files_only=True,
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import openvino
+
+from tingdao import cores
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def compile_graph(graph: openvino.Model, threads: int, **options: Any) -> openvi
     threads: 0 means all cores that this process may use.
     options: properties of OpenVINO's CPU plugin.
     """
-    given = {"INFERENCE_NUM_THREADS": threads or available_cores(), "NUM_STREAMS": 1, **options}
+    given = {"INFERENCE_NUM_THREADS": threads or cores.COUNT, "NUM_STREAMS": 1, **options}
     return openvino.Core().compile_model(graph, "CPU", given)
 
 
@@ -59,11 +60,6 @@ def fast(group: int = ACTIVATIONS) -> dict[str, Any]:
 def half() -> dict[str, Any]:
     """Properties with which a graph of bfloat16 is computed as it is."""
     return exact() | {"INFERENCE_PRECISION_HINT": "bf16"}
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_bfloat16() -> bool:
