@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import numpy as np
@@ -828,9 +829,13 @@ def test_long_recordings_leave_their_places_to_short_ones(tmp_path, monkeypatch)
         decoder = Decoder(AudioSettings(reserve_mib=0, decoders=1, decode_stall_s=60), tmp_path)
         try:
             with stored(media.silence(hours=1)) as file:
-                async with decoder.open(file), decoder.open(file):
-                    for child in children(decoder):
-                        os.kill(child, signal.SIGSTOP)  # as long as recordings get
+                async with AsyncExitStack() as opened:
+                    for count in (1, 2):
+                        spool = await opened.enter_async_context(decoder.open(file))
+                        await spool.wait_for(1)
+                        assert len(children(decoder)) == count, "the recording is too short for this machine"
+                        for child in children(decoder):
+                            os.kill(child, signal.SIGSTOP)  # as long as recordings get
                     waiting = asyncio.create_task(whole(decoder, media.recording("flac")))
                     await asyncio.sleep(0.5)
                     assert not waiting.done()  # two work: one with a place, and one beside
