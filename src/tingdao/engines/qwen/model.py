@@ -204,7 +204,8 @@ class QwenModel(Generic[M]):
         """Whose prompts go on in this step, by how many tokens.
 
         First come, first served, but prompts that fit into a step overtake longer ones, of which the first always
-        gets half a step: so neither waits for the other.
+        gets half a step: so neither waits for the other. Before that each looks what others have read of its head
+        meanwhile.
         """
         for row in self._entering:
             self._decoder.recall(row.memory)
