@@ -53,7 +53,7 @@ async def measure(engine: QwenEngine, count: int, contexts: list[str]) -> tuple[
     async def one(clip: Clip, context: str) -> float:
         begun, first = time.perf_counter(), 0.0
         job = engine._job(clip, Ask(language="en", max_tokens=TOKENS, context=context))  # noqa: SLF001  to see tokens
-        async for _ in engine._batcher.watch(job):  # noqa: SLF001
+        async for _ in engine._batcher.watch(job):  # noqa: SLF001  to see tokens
             first = first or time.perf_counter() - begun
         return first
 
@@ -70,7 +70,7 @@ async def main() -> None:
     await measure(engine, 8, [""] * 8)
     for names, count in itertools.product(map(int, arguments.names.split(",")), (1, 8)):
         text = ", ".join(f"Zhongguancun {number}" for number in range(names))
-        tokens = len(engine._dialogue._encode(text))  # noqa: SLF001
+        tokens = len(engine._dialogue._encode(text))  # noqa: SLF001  to count tokens
         own, shared = [], []
         await measure(engine, 1, [text])  # it is known from now on
         for _ in range(arguments.rounds):

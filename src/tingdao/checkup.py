@@ -120,14 +120,10 @@ def _vllm(settings: Settings) -> list[Finding]:
         can = ", ".join(sorted(facts.can))
         told = f"vLLM {facts.identity.version} with {facts.identity.model!r}"
         advice = ""
-        if not facts.continues:
-            limits = "cannot be told the language"
-            if "language" in facts.upload:
-                limits = "cannot be told Cantonese and Filipino, nor the language of clips of more than 30 s"
-                limits += "" if "context" in facts.upload else ", nor a context with a language"
+        if facts.limits:
             advice = (
-                f"It {limits}: its chat template leaves out what the assistant says. Start it with --chat-template and "
-                f"a copy of {TEMPLATE}."
+                f"It cannot be told {facts.limits}: its chat template leaves out what the assistant says. Start it "
+                f"with --chat-template and a copy of {TEMPLATE}."
             )
         what = f"vLLM at {name} recognises: {told}, {facts.identity.length} tokens, can: {can}"
         findings.append(Finding(what, advice=advice))

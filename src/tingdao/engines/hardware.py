@@ -17,10 +17,11 @@ from tingdao.errors import SetupError
 
 log = logging.getLogger(__name__)
 
+torch.set_num_threads(min(torch.get_num_threads(), cores.COUNT))  # it does not know of a container's share
+
 
 def choose_device(wanted: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:N` → a device that is there. Raises SetupError."""
-    torch.set_num_threads(min(torch.get_num_threads(), cores.COUNT))  # it does not know of a container's share
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(wanted)

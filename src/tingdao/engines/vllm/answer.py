@@ -84,14 +84,12 @@ class Answer:
     def say_again(self) -> None:
         """The next server says everything from the beginning."""
         self.known = (self.said, self.tokens)
-        self.said, self.tokens, self.prompt_tokens, self._told = "", 0, None, False
-        self.ids.clear()
+        self._forget()
 
     def restart(self) -> None:
         """Forget what a server said that then failed, unless it was shown."""
         if not self.shown:
-            self.said, self.tokens, self.prompt_tokens = "", 0, None
-            self.ids.clear()
+            self._forget()
         elif len(self.said) < self.shown:
             self.said, self.tokens = self.known
         self._finish = None
@@ -101,6 +99,10 @@ class Answer:
         assert self.ended is not None
         text, language = parse(self.said, self.ask)
         return Recognition(text, language, usage=Usage(self.prompt_tokens or 0, self.tokens), ended=self.ended)
+
+    def _forget(self) -> None:
+        self.said, self.tokens, self.prompt_tokens, self._told = "", 0, None, False
+        self.ids.clear()
 
     def _take(self, piece: Piece) -> None:
         self.said += piece.text

@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from tingdao import languages
 from tingdao.engines import canary
 from tingdao.engines.base import Ability, Ask
 from tingdao.engines.qwen.answer import opening, parse
@@ -49,6 +50,17 @@ class Facts:
         """As `ModelCard.can`."""
         always: frozenset[Ability] = frozenset({"stream", "context"})
         return always | {"force_language"} if self.continues or "language" in self.upload else always
+
+    @property
+    def limits(self) -> str:
+        """What it cannot be told, in words for the operator; nothing when there is no such thing."""
+        if self.continues:
+            return ""
+        if "language" not in self.upload:
+            return "the language"
+        missing = " and ".join(sorted(languages.NAMES[code] for code in languages.NAMES.keys() - UPLOAD_LANGUAGES))
+        context = "" if "context" in self.upload else ", nor a context with a language"
+        return f"{missing}, nor the language of clips of more than {UPLOAD_SECONDS:g} s{context}"
 
     def why_not(self, ask: Ask, seconds: float) -> str | None:
         """Why it cannot recognise a clip of so many seconds as it is asked to, in words for the caller."""

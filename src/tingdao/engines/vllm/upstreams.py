@@ -274,7 +274,7 @@ class Upstreams:
         self, seconds: float, tried: set[Upstream], patience: float, fit: Callable[[Upstream], bool]
     ) -> Upstream:
         loop = asyncio.get_running_loop()
-        lonely = None if any(map(fit, self.up)) else loop.time()
+        lonely = None if self._able(fit) else loop.time()
         mine: asyncio.Future[None] | None = None
         try:
             while True:
@@ -282,14 +282,14 @@ class Upstreams:
                     return found
                 if mine is None or mine.done():
                     mine = self._stand(mine)
-                if any(map(fit, self.up)):
+                if self._able(fit):
                     lonely = None
                     await mine
                     continue
                 lonely = lonely or loop.time()
                 left = lonely + patience - loop.time()
                 await asyncio.wait({mine}, timeout=max(0.0, left))
-                if left <= 0 and not any(map(fit, self.up)):
+                if left <= 0 and not self._able(fit):
                     raise NoneUp
         finally:
             if mine:
@@ -306,10 +306,14 @@ class Upstreams:
             self._waiting[self._waiting.index(old)] = new
         return new
 
+    def _able(self, fit: Callable[[Upstream], bool]) -> list[Upstream]:
+        """Those that take calls and can do what is asked."""
+        return [upstream for upstream in self.up if fit(upstream)]
+
     def _best(self, seconds: float, tried: set[Upstream], fit: Callable[[Upstream], bool]) -> Upstream | None:
         """Where a clip is through first, of the servers that have room for it."""
         now = time.monotonic()
-        up = [upstream for upstream in self.up if upstream.resting <= now and fit(upstream)]
+        up = [upstream for upstream in self._able(fit) if upstream.resting <= now]
         fresh = [upstream for upstream in up if upstream not in tried] or up
         free = [upstream for upstream in fresh if len(upstream.calls) < self.width]
         best = min((upstream.pace for upstream in up), default=inf)
